@@ -1,0 +1,89 @@
+package base
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of opening and closing a store.
+var (
+	// ErrClosed is returned when the store is closed.
+	ErrClosed = errors.New("saker: store is closed")
+	// ErrLocked is returned by Open when another process, or this one, has the
+	// directory open.
+	ErrLocked = errors.New("saker: directory is in use")
+	// ErrFormatTooNew is returned by Open when a newer version wrote the store.
+	ErrFormatTooNew = errors.New("saker: store has a newer format")
+	// ErrInvalidOptions is returned by Open, wrapped with every option at fault.
+	ErrInvalidOptions = errors.New("saker: invalid options")
+)
+
+// Errors of tables.
+var (
+	// ErrTableExists is returned when a table of that name exists.
+	ErrTableExists = errors.New("saker: table exists")
+	// ErrTableNotFound is returned when no table has that name, or the handle
+	// is of a dropped table or of another store.
+	ErrTableNotFound = errors.New("saker: table not found")
+	// ErrInvalidName is returned when a table name is empty or too long.
+	ErrInvalidName = errors.New("saker: invalid table name")
+)
+
+// Misuse of a transaction.
+var (
+	// ErrTxDone is returned by every method of a transaction after Commit or
+	// Rollback.
+	ErrTxDone = errors.New("saker: transaction has ended")
+	// ErrReadOnly is returned by a write in a read-only transaction or store.
+	ErrReadOnly = errors.New("saker: read only")
+	// ErrSavepointNotFound is returned when a savepoint was released or rolled
+	// away, or belongs to another transaction.
+	ErrSavepointNotFound = errors.New("saker: savepoint not found")
+	// ErrKeyEmpty is returned when a key has no bytes.
+	ErrKeyEmpty = errors.New("saker: key is empty")
+	// ErrKeyTooLarge is returned when a key exceeds MaxKeySize.
+	ErrKeyTooLarge = errors.New("saker: key is too large")
+	// ErrValueTooLarge is returned when a value exceeds MaxValueSize.
+	ErrValueTooLarge = errors.New("saker: value is too large")
+	// ErrNotSupported is returned when a feature does not exist yet.
+	ErrNotSupported = errors.New("saker: not supported")
+)
+
+// Outcomes of a statement.
+var (
+	// ErrNotFound is returned when no visible record has the key.
+	ErrNotFound = errors.New("saker: record not found")
+	// ErrKeyExists is returned by Insert when a visible record has the key.
+	ErrKeyExists = errors.New("saker: key exists")
+	// ErrConflict is returned when another transaction committed a version of
+	// the record after the snapshot of this one (S3). Retryable.
+	ErrConflict = errors.New("saker: write conflict")
+	// ErrDeadlock is returned to the transaction whose wait would close a cycle
+	// of waits (S5). Retryable.
+	ErrDeadlock = errors.New("saker: deadlock")
+	// ErrRecordMemory is returned when record memory is full and nothing in it
+	// can be moved (M3). Never retryable as a conflict.
+	ErrRecordMemory = errors.New("saker: record memory exhausted")
+)
+
+// ErrPoisoned is returned by writes and commits after a failed write or sync,
+// until the store is reopened (L8). It wraps the first failure.
+var ErrPoisoned = errors.New("saker: store failed and must be reopened")
+
+// CorruptionError says that stored bytes are not what was written.
+type CorruptionError struct {
+	File   string // path of the file within the store
+	Offset int64  // where in the file, in bytes
+	Why    string
+}
+
+// Error implements error.
+func (e *CorruptionError) Error() string {
+	return fmt.Sprintf("saker: corruption in %s at offset %d: %s", e.File, e.Offset, e.Why)
+}
+
+// IsRetryable reports whether running the whole transaction again may succeed:
+// the error is a conflict or a deadlock.
+func IsRetryable(err error) bool {
+	return errors.Is(err, ErrConflict) || errors.Is(err, ErrDeadlock)
+}
