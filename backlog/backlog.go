@@ -1,0 +1,143 @@
+package backlog
+
+import (
+	"sync"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/seriallog"
+	"github.com/sakerdb/saker/tablespace"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// Store makes temp tables and knows the run that takes committed frames.
+type Store struct {
+	space *tablespace.Space
+
+	mu        sync.Mutex // guards the fields below
+	temps     map[base.TxnID]*TempTable
+	permanent *tablespace.Run
+}
+
+// NewStore returns a store on space.
+func NewStore(space *tablespace.Space) *Store {
+	return &Store{space: space, temps: make(map[base.TxnID]*TempTable)}
+}
+
+// Permanent returns the run for committed frames, a new one when the last is
+// full. It does no I/O and may be called under a leaf lock.
+func (s *Store) Permanent() (*tablespace.Run, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.permanent != nil && !s.permanent.Full() {
+		return s.permanent, nil
+	}
+	r, err := s.space.NewRun(0)
+	if err != nil {
+		return nil, err
+	}
+	if s.permanent != nil {
+		s.permanent.Seal()
+	}
+	s.permanent = r
+	return r, nil
+}
+
+// Temp returns the temp table of a transaction, and makes it if need be.
+func (s *Store) Temp(o *versionchain.Outcome) *TempTable {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.temps[o.ID]
+	if t == nil {
+		t = &TempTable{store: s, out: o}
+		s.temps[o.ID] = t
+	}
+	return t
+}
+
+// Lookup returns the temp table of a transaction, nil when it has none.
+func (s *Store) Lookup(id base.TxnID) *TempTable {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.temps[id]
+}
+
+// Forget drops the table of tables' entry once its transaction is decided.
+func (s *Store) Forget(id base.TxnID) {
+	s.mu.Lock()
+	delete(s.temps, id)
+	s.mu.Unlock()
+}
+
+// Len returns the number of temp tables.
+func (s *Store) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.temps)
+}
+
+// TempTable is the runs that hold frames of one live transaction.
+type TempTable struct {
+	store *Store
+	out   *versionchain.Outcome
+
+	mu   sync.Mutex // guards runs
+	runs []*tablespace.Run
+}
+
+// Run returns the run for the owner's next frame. It does no I/O and may be
+// called under a leaf lock.
+func (t *TempTable) Run() (*tablespace.Run, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.runs); n > 0 && !t.runs[n-1].Full() {
+		return t.runs[n-1], nil
+	}
+	r, err := t.store.space.NewRun(t.out.ID)
+	if err != nil {
+		return nil, err
+	}
+	t.runs = append(t.runs, r)
+	return r, nil
+}
+
+// Seal ends the owner's runs and waits until they are on stable storage. What
+// it returns belongs into the commit record (L1).
+func (t *TempTable) Seal() ([]seriallog.RunTail, error) {
+	t.mu.Lock()
+	runs := append([]*tablespace.Run(nil), t.runs...)
+	t.mu.Unlock()
+	tails := make([]seriallog.RunTail, 0, len(runs))
+	for _, r := range runs {
+		tails = append(tails, seriallog.RunTail{Run: r.ID(), Tail: r.WriteIndex()})
+		r.Seal()
+	}
+	for _, r := range runs {
+		if err := r.Sync(); err != nil {
+			return nil, err
+		}
+	}
+	return tails, nil
+}
+
+// Tails writes the index of every run, without waiting for the disk, and
+// returns what a sweep needs to find all frames.
+func (t *TempTable) Tails() []seriallog.RunTail {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tails := make([]seriallog.RunTail, 0, len(t.runs))
+	for _, r := range t.runs {
+		tails = append(tails, seriallog.RunTail{Run: r.ID(), Tail: r.WriteIndex()})
+	}
+	return tails
+}
+
+// Runs returns the ids of the owner's runs.
+func (t *TempTable) Runs() []base.RunID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ids := make([]base.RunID, len(t.runs))
+	for i, r := range t.runs {
+		ids[i] = r.ID()
+	}
+	return ids
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"syscall"
+)
+
+// Exit statuses.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+var errInterrupted = errors.New("interrupted")
+
+func main() {
+	os.Exit(soak(os.Args[1:], os.Stdout, os.Stderr, openEngine))
+}
+
+// soak is main without the process: it returns the exit status.
+func soak(args []string, stdout, stderr io.Writer, open opener) int {
+	c, err := parseConfig(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "soak: %v\n", err)
+		return exitUsage
+	}
+	dir, remove, err := directory(c.dir)
+	if err != nil {
+		fmt.Fprintf(stderr, "soak: %v\n", err)
+		return exitUsage
+	}
+	defer remove()
+	ctx, stop := interruptible(stderr, remove)
+	defer stop()
+	stopProfile, err := cpuProfile(c.cpuProfile)
+	if err != nil {
+		fmt.Fprintf(stderr, "soak: %v\n", err)
+		return exitUsage
+	}
+	res := newRun(c, dir, open, stderr).execute(ctx)
+	res.err = errors.Join(res.err, stopProfile())
+	res.writeTable(stdout)
+	if c.jsonFile != "" {
+		if err := res.writeJSON(c.jsonFile); err != nil {
+			fmt.Fprintf(stderr, "soak: %v\n", err)
+			return exitFailed
+		}
+	}
+	switch {
+	case res.ok():
+		return exitOK
+	case context.Cause(ctx) != nil:
+		return exitInterrupted
+	default:
+		return exitFailed
+	}
+}
+
+// directory returns the store's directory and what removes it: a temporary one
+// goes with everything in it, a named one stays.
+func directory(name string) (dir string, remove func(), err error) {
+	if name == "" {
+		dir, err = os.MkdirTemp("", "saker-soak-")
+		return dir, func() { _ = os.RemoveAll(dir) }, err
+	}
+	if err := os.MkdirAll(name, 0o755); err != nil {
+		return "", nil, err
+	}
+	entries, err := os.ReadDir(name)
+	if err != nil {
+		return "", nil, err
+	}
+	if len(entries) > 0 {
+		return "", nil, fmt.Errorf("-dir %s is not empty", name)
+	}
+	return name, func() {}, nil
+}
+
+// interruptible returns a context that the first interrupt ends; the run then
+// closes the store and cleans up. The second one does not wait for that.
+func interruptible(stderr io.Writer, remove func()) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-signals:
+			}
+			if ctx.Err() != nil {
+				remove()
+				os.Exit(exitInterrupted)
+			}
+			fmt.Fprintln(stderr, "\ninterrupted: closing the store (once more: at once)")
+			cancel(errInterrupted)
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+	}
+}
+
+// cpuProfile profiles until the returned function is called, if a file is named.
+func cpuProfile(name string) (stop func() error, err error) {
+	if name == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
+}

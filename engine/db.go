@@ -1,0 +1,317 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sakerdb/saker/backlog"
+	"github.com/sakerdb/saker/internal/arena"
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/recordcache"
+	"github.com/sakerdb/saker/scavenger"
+	"github.com/sakerdb/saker/seriallog"
+	"github.com/sakerdb/saker/tablespace"
+	"github.com/sakerdb/saker/txn"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// DB is an open store. Its methods may be called from any goroutine.
+type DB struct {
+	o           *resolved
+	dir         string
+	lock        io.Closer
+	incarnation uint32
+
+	arena *arena.Arena
+	space *tablespace.Space
+	log   *seriallog.Log
+	temps *backlog.Store
+	reg   *versionchain.Registry
+	cache *recordcache.Cache
+	scav  *scavenger.Scavenger
+	snaps *txn.Snapshots
+	m     *txn.Manager
+
+	recovering atomic.Bool
+	failure    atomic.Pointer[error]
+
+	ddl       sync.Mutex // serialises changes of the catalog
+	mu        sync.RWMutex
+	tables    map[string]*Table // guarded by mu
+	nextTable base.TableID      // guarded by ddl
+	drops     []*Table          // dropped, data not yet removed; guarded by ddl
+
+	ckpt   checkpointer
+	closed atomic.Bool
+}
+
+// Open opens the store in dir, and makes it if there is none. Nil options are
+// the defaults. ErrLocked, ErrFormatTooNew, ErrInvalidOptions, *CorruptionError.
+func Open(dir string, opts *Options) (*DB, error) {
+	o, err := opts.resolve()
+	if err != nil {
+		return nil, fmt.Errorf("saker: open: %w", err)
+	}
+	db := &DB{o: o, dir: dir, tables: make(map[string]*Table), reg: &versionchain.Registry{}, snaps: &txn.Snapshots{}}
+	if err := db.open(); err != nil {
+		db.release()
+		return nil, fmt.Errorf("saker: open %s: %w", dir, err)
+	}
+	return db, nil
+}
+
+func (db *DB) open() (err error) {
+	fs := db.o.FS
+	if err := fs.MkdirAll(db.dir, 0o755); err != nil {
+		return err
+	}
+	if db.lock, err = fs.Lock(fs.PathJoin(db.dir, "LOCK")); err != nil {
+		return fmt.Errorf("%w: %w", ErrLocked, err)
+	}
+	if db.incarnation, err = openFormat(fs, db.dir); err != nil {
+		return err
+	}
+	if db.arena, err = arena.New(db.o.RecordMemory); err != nil {
+		return err
+	}
+	db.recovering.Store(true)
+	db.log, err = seriallog.Open(seriallog.Options{
+		FS: fs, Dir: fs.PathJoin(db.dir, "log"), SegmentSize: db.o.LogSegmentSize, BufferSize: db.o.logBuffer,
+		Incarnation: db.incarnation, OnFailure: db.fail,
+	})
+	if err != nil {
+		return err
+	}
+	db.space, err = tablespace.Open(tablespace.Options{
+		FS: fs, Dir: fs.PathJoin(db.dir, "space"), Incarnation: db.incarnation,
+		MemTableSize: db.o.MapMemTable, CacheSize: db.o.mapCache, BufferSize: db.o.runBuffer,
+		RunSize: db.o.RunSize, SyncLog: db.syncLog, OnFailure: db.fail,
+	})
+	if err != nil {
+		return err
+	}
+	db.temps = backlog.NewStore(db.space)
+	db.cache, err = recordcache.New(recordcache.Options{
+		Arena: db.arena, Space: db.space, Log: db.log, Backlog: db.temps, Reg: db.reg,
+		Incarnation: db.incarnation, Horizon: db.snaps.Horizon, ColdBytes: db.o.coldBytes,
+	})
+	if err != nil {
+		return err
+	}
+	db.scav = scavenger.New(scavenger.Config{Arena: db.arena, Cache: db.cache, Horizon: db.snaps.Horizon, Failure: db.failed})
+	db.cache.OnMerge(db.scav.RequestMerge)
+	return db.start()
+}
+
+// start recovers and sets everything going.
+func (db *DB) start() error {
+	db.scav.Start(func(low bool) {
+		if db.m != nil {
+			db.lowMemory(low)
+		}
+	}, func(id base.TxnID, first base.LSN, seg uint64) { db.m.Track(id, first, seg) },
+		func(id base.TxnID) []base.Epoch { return db.m.Stretches(id) })
+	last, pos, err := db.recover()
+	if err != nil {
+		return err
+	}
+	db.recovering.Store(false)
+	db.m = txn.NewManager(txn.Config{
+		Arena: db.arena, Space: db.space, Log: db.log, Backlog: db.temps, Cache: db.cache, Reg: db.reg, Scav: db.scav,
+		Incarnation: db.incarnation, ChillThreshold: db.o.ChillThreshold, NoSync: db.o.NoSync, ReadOnly: db.o.ReadOnly,
+		LogLimit: db.o.LogLimit, Behind: db.ckpt.poke, Failure: db.failed,
+	}, db.snaps, last, pos)
+	db.ckpt.start(db)
+	return nil
+}
+
+// fail poisons the store (L8).
+func (db *DB) fail(err error) {
+	wrapped := fmt.Errorf("%w: %w", ErrPoisoned, err)
+	if !db.failure.CompareAndSwap(nil, &wrapped) {
+		return
+	}
+	if db.space != nil {
+		go db.space.Fail(err)
+	}
+	if e := db.o.Events; e != nil && e.Failed != nil {
+		e.Failed(wrapped)
+	}
+}
+
+// failed returns the failure that poisoned the store, or nil.
+func (db *DB) failed() error {
+	if p := db.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// syncLog makes the log durable as far as committed frames need it (L10).
+func (db *DB) syncLog() error {
+	if !db.recovering.Load() {
+		return db.log.Sync(db.log.End())
+	}
+	// What recovery replays was read from files that a crash may still cut
+	// short; they are synced before anything is built on them.
+	fs := db.o.FS
+	for _, name := range db.log.Files() {
+		f, err := fs.OpenReadWrite(fs.PathJoin(db.dir, "log", name), vfs.WriteCategoryUnspecified)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close rolls back open transactions, makes everything durable and closes the
+// store. ErrClosed when it was closed before.
+func (db *DB) Close() error {
+	if db.closed.Swap(true) {
+		return ErrClosed
+	}
+	err := db.m.Close()
+	db.ckpt.close()
+	if db.failed() == nil {
+		err = errors.Join(err, db.ckpt.run(context.Background(), db))
+	}
+	return errors.Join(err, db.release())
+}
+
+// release closes whatever is open, in any state of Open.
+func (db *DB) release() error {
+	var errs []error
+	if db.scav != nil {
+		db.scav.Close()
+	}
+	if db.cache != nil {
+		db.cache.Close()
+	}
+	if db.space != nil {
+		errs = append(errs, db.space.Close())
+	}
+	if db.log != nil {
+		errs = append(errs, db.log.Close())
+	}
+	if db.arena != nil && db.cache != nil {
+		db.cache.ReleaseMemory()
+		errs = append(errs, db.arena.Close())
+	}
+	if db.lock != nil {
+		errs = append(errs, db.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Begin starts a transaction. ctx bounds its waits and is checked now.
+func (db *DB) Begin(ctx context.Context, opts TxOptions) (*Tx, error) {
+	if db.closed.Load() {
+		return nil, fmt.Errorf("saker: begin: %w", ErrClosed)
+	}
+	return db.m.Begin(ctx, opts)
+}
+
+// View runs fn in a read-only transaction.
+func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
+	tx, err := db.Begin(ctx, TxOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	return fn(tx)
+}
+
+// Update runs fn in a transaction and commits it; a conflict or deadlock runs it
+// again after a jittered pause, until ctx ends. fn must not commit.
+func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
+	for try := 0; ; try++ {
+		err := db.updateOnce(ctx, fn)
+		if !IsRetryable(err) {
+			return err
+		}
+		pause := time.Duration(rand.Int64N(int64(50*time.Microsecond) << min(try, 10)))
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (db *DB) updateOnce(ctx context.Context, fn func(*Tx) error) error {
+	tx, err := db.Begin(ctx, TxOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if err := fn(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// Sync makes everything committed so far durable, NoSync transactions included.
+func (db *DB) Sync() error {
+	if db.closed.Load() {
+		return ErrClosed
+	}
+	if err := db.log.Sync(db.log.End()); err != nil {
+		return errors.Join(db.failed(), err)
+	}
+	return db.failed()
+}
+
+// Checkpoint writes what memory holds of committed rows to runs, so that the log
+// before it is not needed any more.
+func (db *DB) Checkpoint(ctx context.Context) error {
+	if db.closed.Load() {
+		return ErrClosed
+	}
+	return db.ckpt.run(ctx, db)
+}
+
+// Verify checks what disk can show of the invariants, and those of memory.
+func (db *DB) Verify(ctx context.Context) error {
+	if db.closed.Load() {
+		return ErrClosed
+	}
+	return errors.Join(db.space.Verify(ctx), db.cache.Check())
+}
+
+// Tables returns the names of all tables, sorted.
+func (db *DB) Tables() []string {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	names := make([]string, 0, len(db.tables))
+	for n := range db.tables {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// Table returns the table with that name. ErrTableNotFound.
+func (db *DB) Table(name string) (*Table, error) {
+	if db.closed.Load() {
+		return nil, ErrClosed
+	}
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	t := db.tables[name]
+	if t == nil {
+		return nil, fmt.Errorf("%w: %q", ErrTableNotFound, name)
+	}
+	return t, nil
+}

@@ -1,0 +1,66 @@
+package engine
+
+import "github.com/sakerdb/saker/internal/base"
+
+// The errors of the store, grouped by when they occur. Match them with
+// errors.Is.
+var (
+	// ErrClosed is returned when the store is closed.
+	ErrClosed = base.ErrClosed
+	// ErrLocked is returned by Open when the directory is open already.
+	ErrLocked = base.ErrLocked
+	// ErrFormatTooNew is returned by Open when a newer version wrote the store.
+	ErrFormatTooNew = base.ErrFormatTooNew
+	// ErrInvalidOptions is returned by Open with every option at fault.
+	ErrInvalidOptions = base.ErrInvalidOptions
+
+	// ErrTableExists is returned by CreateTable.
+	ErrTableExists = base.ErrTableExists
+	// ErrTableNotFound is returned for a name without table, and for a handle
+	// that is nil, of a dropped table or of another store.
+	ErrTableNotFound = base.ErrTableNotFound
+	// ErrInvalidName is returned for a table name that is empty or too long.
+	ErrInvalidName = base.ErrInvalidName
+
+	// ErrTxDone is returned by the methods of an ended transaction.
+	ErrTxDone = base.ErrTxDone
+	// ErrReadOnly is returned by a write that is not allowed.
+	ErrReadOnly = base.ErrReadOnly
+	// ErrSavepointNotFound is returned for a savepoint that is gone.
+	ErrSavepointNotFound = base.ErrSavepointNotFound
+	// ErrKeyEmpty is returned for a key without bytes.
+	ErrKeyEmpty = base.ErrKeyEmpty
+	// ErrKeyTooLarge is returned for a key longer than MaxKeySize.
+	ErrKeyTooLarge = base.ErrKeyTooLarge
+	// ErrValueTooLarge is returned for a value longer than MaxValueSize.
+	ErrValueTooLarge = base.ErrValueTooLarge
+	// ErrNotSupported is returned for what does not exist yet.
+	ErrNotSupported = base.ErrNotSupported
+
+	// ErrNotFound is returned when no visible record has the key.
+	ErrNotFound = base.ErrNotFound
+	// ErrKeyExists is returned by Insert when a visible record has the key.
+	ErrKeyExists = base.ErrKeyExists
+	// ErrConflict is returned when another transaction was first. Retryable.
+	ErrConflict = base.ErrConflict
+	// ErrDeadlock is returned to the victim of a deadlock. Retryable.
+	ErrDeadlock = base.ErrDeadlock
+	// ErrRecordMemory is returned when record memory is full of what cannot be
+	// moved. Not retryable.
+	ErrRecordMemory = base.ErrRecordMemory
+
+	// ErrPoisoned is returned by writes after a failed write or sync (L8).
+	ErrPoisoned = base.ErrPoisoned
+)
+
+// CorruptionError says that stored bytes are not what was written.
+type CorruptionError = base.CorruptionError
+
+// Limits of a row, in bytes.
+const (
+	MaxKeySize   = base.MaxKeySize
+	MaxValueSize = base.MaxValueSize
+)
+
+// IsRetryable reports whether running the whole transaction again may succeed.
+func IsRetryable(err error) bool { return base.IsRetryable(err) }

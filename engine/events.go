@@ -1,0 +1,63 @@
+package engine
+
+import (
+	"log/slog"
+	"time"
+)
+
+// EventListener is told what happens inside a store. Every function is optional,
+// must be quick, and may be called from any goroutine, with no lock held.
+type EventListener struct {
+	// LowMemory: the low-memory flag rose (true) or fell.
+	LowMemory func(low bool)
+	// Checkpoint ended.
+	Checkpoint func(CheckpointInfo)
+	// Recovered: Open has replayed the log.
+	Recovered func(RecoveryInfo)
+	// Failed: a write or sync failed; the store must be reopened.
+	Failed func(error)
+}
+
+// CheckpointInfo describes a checkpoint.
+type CheckpointInfo struct {
+	Duration time.Duration
+	Err      error
+}
+
+// RecoveryInfo describes what Open had to do.
+type RecoveryInfo struct {
+	Duration     time.Duration
+	Transactions int // committed transactions replayed
+	Rows         int // rows replayed
+	Frames       int // frames listed again
+	FilesRemoved int // run files of transactions that never committed
+}
+
+func (db *DB) lowMemory(low bool) {
+	db.m.SetLowMemory(low)
+	if db.o.Logger != nil {
+		db.o.Logger.Debug("low memory", slog.Bool("low", low))
+	}
+	if e := db.o.Events; e != nil && e.LowMemory != nil {
+		e.LowMemory(low)
+	}
+}
+
+func (db *DB) recovered(i RecoveryInfo) {
+	if db.o.Logger != nil {
+		db.o.Logger.Info("recovered", slog.Duration("took", i.Duration), slog.Int("transactions", i.Transactions),
+			slog.Int("rows", i.Rows), slog.Int("frames", i.Frames), slog.Int("files_removed", i.FilesRemoved))
+	}
+	if e := db.o.Events; e != nil && e.Recovered != nil {
+		e.Recovered(i)
+	}
+}
+
+func (db *DB) checkpointed(i CheckpointInfo) {
+	if db.o.Logger != nil {
+		db.o.Logger.Debug("checkpoint", slog.Duration("took", i.Duration), slog.Any("err", i.Err))
+	}
+	if e := db.o.Events; e != nil && e.Checkpoint != nil {
+		e.Checkpoint(i)
+	}
+}

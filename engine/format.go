@@ -1,0 +1,94 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sakerdb/saker/internal/base"
+)
+
+// The file FORMAT says how to read the store:
+//
+//	saker format 1
+//	incarnation 17
+//
+// The second line counts the openings and is part of every transaction and run
+// id, so that none repeats (L7); the file is replaced, and synced, before any
+// such id is used.
+const (
+	formatName    = "FORMAT"
+	formatVersion = 1
+)
+
+// openFormat checks the format, and raises and stores the incarnation.
+func openFormat(fs vfs.FS, dir string) (uint32, error) {
+	path := fs.PathJoin(dir, formatName)
+	inc, err := readFormat(fs, path)
+	if err != nil {
+		return 0, err
+	}
+	if inc >= 1<<22 {
+		return 0, &base.CorruptionError{File: formatName, Why: "incarnation out of range"}
+	}
+	inc++
+	return inc, writeFormat(fs, dir, path, inc)
+}
+
+func readFormat(fs vfs.FS, path string) (uint32, error) {
+	f, err := fs.Open(path)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 256))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return 0, err
+	}
+	return parseFormat(string(b))
+}
+
+// parseFormat reads the content of a FORMAT file.
+func parseFormat(s string) (uint32, error) {
+	var version, inc uint32
+	lines := strings.SplitN(s, "\n", 3)
+	if len(lines) != 3 || lines[2] != "" {
+		return 0, &base.CorruptionError{File: formatName, Why: "not two lines"}
+	}
+	if _, err := fmt.Sscanf(lines[0], "saker format %d", &version); err != nil || version == 0 {
+		return 0, &base.CorruptionError{File: formatName, Why: "no format version"}
+	}
+	if version > formatVersion {
+		return 0, fmt.Errorf("%w: %d, this version knows %d", ErrFormatTooNew, version, formatVersion)
+	}
+	if _, err := fmt.Sscanf(lines[1], "incarnation %d", &inc); err != nil || inc == 0 {
+		return 0, &base.CorruptionError{File: formatName, Why: "no incarnation"}
+	}
+	return inc, nil
+}
+
+func writeFormat(fs vfs.FS, dir, path string, inc uint32) error {
+	tmp := path + ".new"
+	f, err := fs.Create(tmp, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "saker format %d\nincarnation %d\n", formatVersion, inc)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := fs.Rename(tmp, path); err != nil {
+		return err
+	}
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,92 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Metrics are figures of a store at one moment; counters count since Open.
+type Metrics struct {
+	RecordMemoryCap     int64 // bytes; never exceeded
+	RecordMemoryUsed    int64 // bytes reserved, metadata charged to it included
+	RecordMemoryPeak    int64
+	RecordMemoryCharged int64 // of it, Go heap that grows with data
+	ColdRowBytes        int64 // budget of the cold-row cache
+	BufferBytes         int64 // budget of run, log and leaf-map buffers
+	Leaves              int64 // present in the directories
+
+	LowMemory          bool
+	LowMemoryEpisodes  uint64
+	ChilledRecords     uint64
+	ThawedRecords      uint64
+	BackloggedChains   uint64
+	RestoredChains     uint64
+	SealedLeaves       uint64 // filled in key order and handed to a run whole
+	PrunedVersions     uint64
+	RetiredVersions    uint64
+	LeafSplits         uint64
+	FrameMerges        uint64
+	ColdReads          uint64 // frames read for point reads and conflict checks
+	ColdRowHits        uint64
+	ActiveTransactions int64
+	TempTables         int64 // live transactions with frames
+	Sweeping           int64 // rolled back transactions not yet cleaned up
+
+	Commits, Rollbacks, Conflicts, Deadlocks, Waits uint64
+
+	DiskBytesWritten uint64 // runs, log and leaf map
+	LogBytes         uint64 // appended to the log
+	LogBytesPending  int64  // since the checkpoint position
+	LogSyncs         uint64
+	RunBytes         int64 // in run files
+	Runs             int64
+	MapBytes         uint64 // of the leaf map
+}
+
+// Metrics returns the figures of the moment.
+func (db *DB) Metrics() Metrics {
+	if db.closed.Load() {
+		return Metrics{}
+	}
+	st, sp, lg := &db.cache.Stats, db.space.Stats(), db.log.Stats()
+	return Metrics{
+		RecordMemoryCap: db.arena.Cap(), RecordMemoryUsed: db.arena.Reserved(), RecordMemoryPeak: db.arena.Peak(),
+		RecordMemoryCharged: db.arena.Charged(), ColdRowBytes: db.o.coldBytes,
+		BufferBytes: db.o.runBuffer + db.o.logBuffer + db.o.mapCache + 2*db.o.MapMemTable, Leaves: int64(db.cache.Leaves()),
+		LowMemory: db.scav.LowMemory(), LowMemoryEpisodes: db.scav.Episodes(),
+		ChilledRecords: st.ChilledRecords.Load(), ThawedRecords: st.ThawedRecords.Load(),
+		BackloggedChains: st.BackloggedChains.Load(), RestoredChains: st.RestoredChains.Load(),
+		SealedLeaves: st.SealedLeaves.Load(), PrunedVersions: st.PrunedVersions.Load(), RetiredVersions: st.RetiredVersions.Load(),
+		LeafSplits: st.Splits.Load(), FrameMerges: st.Merges.Load(), ColdReads: st.ColdReads.Load(), ColdRowHits: st.ColdHits.Load(),
+		ActiveTransactions: int64(db.m.Active()), TempTables: int64(db.temps.Len()), Sweeping: db.m.Sweeping(),
+		Commits: db.m.Counters.Commits.Load(), Rollbacks: db.m.Counters.Rollbacks.Load(), Conflicts: db.m.Counters.Conflicts.Load(),
+		Deadlocks: db.m.Counters.Deadlocks.Load(), Waits: db.m.Counters.Waits.Load(),
+		DiskBytesWritten: sp.BytesWritten + sp.MapWritten + lg.WrittenBytes,
+		LogBytes:         lg.AppendedBytes, LogBytesPending: db.log.SinceCheckpoint(), LogSyncs: lg.Syncs,
+		RunBytes: sp.RunBytes, Runs: int64(sp.Runs), MapBytes: sp.MapBytes,
+	}
+}
+
+// String formats the metrics as a table.
+func (m Metrics) String() string {
+	var b strings.Builder
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-22s "+format+"\n", append([]any{name}, args...)...)
+	}
+	mib := func(n int64) float64 { return float64(n) / (1 << 20) }
+	row("record memory", "%.1f of %.1f MiB, peak %.1f, charged %.1f", mib(m.RecordMemoryUsed), mib(m.RecordMemoryCap), mib(m.RecordMemoryPeak), mib(m.RecordMemoryCharged))
+	row("other budgets", "cold rows %.1f MiB, buffers %.1f MiB", mib(m.ColdRowBytes), mib(m.BufferBytes))
+	row("leaves", "%d present, %d splits, %d sealed, %d merges", m.Leaves, m.LeafSplits, m.SealedLeaves, m.FrameMerges)
+	row("low memory", "%v, %d episodes", m.LowMemory, m.LowMemoryEpisodes)
+	row("chilled / thawed", "%d / %d", m.ChilledRecords, m.ThawedRecords)
+	row("backlogged / restored", "%d / %d", m.BackloggedChains, m.RestoredChains)
+	row("pruned / retired", "%d / %d", m.PrunedVersions, m.RetiredVersions)
+	row("cold reads / row hits", "%d / %d", m.ColdReads, m.ColdRowHits)
+	row("transactions", "%d active, %d temp tables, %d sweeping", m.ActiveTransactions, m.TempTables, m.Sweeping)
+	row("outcomes", "%d commits, %d rollbacks, %d conflicts, %d deadlocks, %d waits", m.Commits, m.Rollbacks, m.Conflicts, m.Deadlocks, m.Waits)
+	row("log", "%.1f MiB appended, %.1f pending, %d syncs", mib(int64(m.LogBytes)), mib(m.LogBytesPending), m.LogSyncs)
+	row("runs", "%d with %.1f MiB", m.Runs, mib(m.RunBytes))
+	row("leaf map", "%.1f MiB", mib(int64(m.MapBytes)))
+	row("written", "%.1f MiB", mib(int64(m.DiskBytesWritten)))
+	return b.String()
+}

@@ -1,0 +1,356 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/recordcache"
+	"github.com/sakerdb/saker/seriallog"
+	"github.com/sakerdb/saker/tablespace"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+type txnEdit = *tablespace.EditTx
+
+// recovery is the state of one replay. It knows by name only the transactions
+// whose rows are not all in their commit record.
+type recovery struct {
+	db   *DB
+	from base.LSN
+	last base.CommitTS
+	end  base.LSN
+	long map[base.TxnID]*longTxn
+	segs map[uint64]struct{} // older segments with groups of committed transactions
+	info RecoveryInfo
+	w    recordcache.Writer
+
+	pendingRuns []pendingRuns
+}
+
+type longTxn struct {
+	out    *versionchain.Outcome
+	ts     base.CommitTS
+	framed bool
+}
+
+// recover brings the store to the state of the last commit record in the log:
+//
+//  1. the catalog and the outcomes that the leaf map knows
+//  2. a pass over the log after the checkpoint position for commit records of
+//     long transactions and changes of the catalog
+//  3. frames that those commit records name and whose edits did not survive
+//  4. a pass that applies rows, those of older segments first
+//  5. only then files that nothing names are collected
+//
+// Nothing is written that a second recovery would not write again, so a crash
+// at any point of it does no harm.
+func (db *DB) recover() (base.CommitTS, base.LSN, error) {
+	start := time.Now()
+	r := &recovery{db: db, long: map[base.TxnID]*longTxn{}, segs: map[uint64]struct{}{}}
+	loaded := db.space.Loaded()
+	r.from, r.last, r.end = loaded.Checkpoint, loaded.CheckpointTS, loaded.Checkpoint
+	r.w.Reg = db.reg
+	r.loadMap(loaded)
+	db.snaps.Recovering(base.MaxTS - 1)
+	if err := db.log.Replay(r.from, r.survey); err != nil {
+		return 0, 0, err
+	}
+	if err := r.readdFrames(loaded.LastSeq); err != nil {
+		return 0, 0, err
+	}
+	if err := r.replay(); err != nil {
+		return 0, 0, err
+	}
+	if err := db.log.StartWriting(); err != nil {
+		return 0, 0, err
+	}
+	if err := r.finish(loaded); err != nil {
+		return 0, 0, err
+	}
+	r.info.Duration = time.Since(start)
+	db.recovered(r.info)
+	return r.last, r.end, nil
+}
+
+// loadMap takes over what the leaf map knows.
+func (r *recovery) loadMap(l *tablespace.Loaded) {
+	db := r.db
+	for _, o := range l.Outcomes {
+		db.cache.AddOwner(versionchain.DecidedOutcome(o.Txn, o.TS, o.Dead))
+	}
+	for _, row := range l.Tables {
+		t := db.addTable(row.ID, row.Name)
+		if len(row.Meta) == 8 {
+			t.NumberCeiling = binary.BigEndian.Uint64(row.Meta)
+			t.Number = t.NumberCeiling
+		}
+	}
+	for name := range l.Meta {
+		if s, ok := strings.CutPrefix(name, "drop/"); ok {
+			if id, err := strconv.ParseUint(s, 10, 32); err == nil {
+				db.dropLater(base.TableID(id))
+			}
+		}
+	}
+}
+
+func (db *DB) addTable(id base.TableID, name string) *Table {
+	t := db.cache.AddTable(id, name)
+	db.tables[name] = t
+	db.nextTable = max(db.nextTable, id)
+	return t
+}
+
+// dropLater removes the data of a table that was dropped before the crash.
+func (db *DB) dropLater(id base.TableID) {
+	t := db.cache.Table(id)
+	if t == nil {
+		t = db.cache.AddTable(id, "")
+	}
+	for name, x := range db.tables {
+		if x == t {
+			delete(db.tables, name)
+		}
+	}
+	t.Dropped.Store(1)
+	db.nextTable = max(db.nextTable, id)
+	db.drops = append(db.drops, t)
+}
+
+// survey is the first pass.
+func (r *recovery) survey(rec seriallog.Record) error {
+	r.end = rec.End
+	switch rec.Type {
+	case seriallog.TypeCommit:
+		c := rec.Commit
+		r.last = max(r.last, c.TS)
+		r.info.Transactions++
+		if c.FirstGroup == 0 && len(c.Runs) == 0 && len(c.Dead) == 0 {
+			return nil
+		}
+		o := versionchain.DecidedOutcome(c.Txn, c.TS, c.Dead)
+		r.long[c.Txn] = &longTxn{out: o, ts: c.TS, framed: len(c.Runs) > 0}
+		for _, s := range c.Segments {
+			r.segs[s] = struct{}{}
+		}
+		if len(c.Runs) > 0 {
+			return r.outcome(c, o)
+		}
+	case seriallog.TypeDDL:
+		r.last = max(r.last, rec.DDL.TS)
+		return r.ddl(rec.DDL)
+	default:
+	}
+	return nil
+}
+
+// outcome stores the outcome of a transaction that owns frames.
+func (r *recovery) outcome(c *seriallog.Commit, o *versionchain.Outcome) error {
+	r.db.cache.AddOwner(o)
+	r.pendingRuns = append(r.pendingRuns, pendingRuns{o: o, runs: c.Runs})
+	return r.edit(func(e txnEdit) {
+		runs := make([]base.RunID, len(c.Runs))
+		for i := range c.Runs {
+			runs[i] = c.Runs[i].Run
+		}
+		e.PutOutcome(c.Txn, c.TS, c.Dead, runs)
+		e.NeedSync()
+	})
+}
+
+func (r *recovery) edit(fn func(txnEdit)) error {
+	if err := r.db.space.ReserveEdits(context.Background(), 1); err != nil {
+		return err
+	}
+	e := r.db.space.BeginEdit()
+	fn(e)
+	e.End()
+	return nil
+}
+
+func (r *recovery) ddl(d *seriallog.DDL) error {
+	db := r.db
+	t := db.cache.Table(d.Table)
+	switch d.Op {
+	case seriallog.OpCreateTable:
+		if t != nil {
+			return nil
+		}
+		db.addTable(d.Table, d.Name)
+		return r.edit(func(e txnEdit) { e.PutTable(d.Table, d.Name, nil); e.NeedSync() })
+	case seriallog.OpDropTable:
+		if t != nil && t.Dropped.Load() != 0 {
+			return nil
+		}
+		db.dropLater(d.Table)
+		return r.edit(func(e txnEdit) {
+			e.DeleteTable(d.Table)
+			e.SetMeta(dropName(d.Table), []byte(d.Name))
+			e.NeedSync()
+		})
+	case seriallog.OpCeiling:
+		if t == nil || d.Ceiling <= t.NumberCeiling {
+			return nil
+		}
+		t.NumberCeiling, t.Number = d.Ceiling, d.Ceiling
+		meta := binary.BigEndian.AppendUint64(nil, d.Ceiling)
+		return r.edit(func(e txnEdit) { e.PutTable(t.ID, t.Name, meta); e.NeedSync() })
+	default:
+		return nil
+	}
+}
+
+type pendingRuns struct {
+	o    *versionchain.Outcome
+	runs []seriallog.RunTail
+}
+
+// readdFrames lists again the frames of committed transactions whose edits the
+// map lost: edits survive as a prefix, so those after lastSeq (L11).
+func (r *recovery) readdFrames(lastSeq base.EditSeq) error {
+	for _, p := range r.pendingRuns {
+		for _, rt := range p.runs {
+			if err := r.readdRun(p.o, rt, lastSeq); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *recovery) readdRun(o *versionchain.Outcome, rt seriallog.RunTail, lastSeq base.EditSeq) error {
+	db := r.db
+	if !db.space.Acquire(rt.Run) {
+		return nil // every frame of it was replaced, and that is durable
+	}
+	defer db.space.Release(rt.Run)
+	var buf []byte
+	return db.space.WalkIndex(rt.Run, rt.Tail, func(e tablespace.IndexEntry) (bool, error) {
+		if e.Seq <= lastSeq {
+			return false, nil
+		}
+		t := db.cache.Table(e.Table)
+		if e.Owner != o.ID || t == nil || t.Dropped.Load() != 0 {
+			return true, nil
+		}
+		b, err := db.space.ReadFrame(e.Addr, buf[:0])
+		buf = b
+		if err != nil {
+			return false, err
+		}
+		fr, err := versionchain.ParseFrame(b)
+		if err != nil {
+			return false, err
+		}
+		m := fr.Meta()
+		ref := tablespace.FrameRef{
+			Addr: e.Addr, Owner: o.ID, Leave: m.Leave, Rows: uint32(fr.Len()),
+			Filter: append([]byte(nil), fr.Filter()...),
+		}
+		_, ref.Newest = o.Status()
+		low, high := append([]byte{}, m.Low...), append([]byte(nil), m.High...)
+		if m.High == nil {
+			high = nil
+		}
+		r.info.Frames++
+		return true, r.patiently(func() error { return t.Readd(context.Background(), ref, o, low, high) })
+	})
+}
+
+// patiently repeats fn while record memory is full.
+func (r *recovery) patiently(fn func() error) error {
+	for {
+		err := fn()
+		if !recordcache.IsNoMemory(err) {
+			return err
+		}
+		if err := r.db.scav.Wait(context.Background(), 16<<10); err != nil {
+			return err
+		}
+	}
+}
+
+// replay is the second pass.
+func (r *recovery) replay() error {
+	if len(r.segs) > 0 {
+		segs := make([]uint64, 0, len(r.segs))
+		for s := range r.segs {
+			segs = append(segs, s)
+		}
+		if err := r.db.log.ReplaySegments(segs, r.from, r.apply); err != nil {
+			return err
+		}
+	}
+	return r.db.log.Replay(r.from, r.apply)
+}
+
+func (r *recovery) apply(rec seriallog.Record) error {
+	var lt *longTxn
+	ts := base.CommitTS(0)
+	switch rec.Type {
+	case seriallog.TypeGroup:
+		if lt = r.long[rec.Txn]; lt == nil {
+			return nil // never committed, or checkpointed
+		}
+		ts = lt.ts
+	case seriallog.TypeCommit:
+		if rec.Start < r.from {
+			return nil // before the checkpoint position: not its business
+		}
+		ts = rec.Commit.TS
+		lt = r.long[rec.Commit.Txn]
+	default:
+		return nil
+	}
+	for body := rec.Body; len(body) > 0; {
+		row, n, err := seriallog.DecodeRow(body)
+		if err != nil {
+			return err
+		}
+		body = body[n:]
+		if lt != nil && lt.out.DeadEpoch(row.Epoch) {
+			continue
+		}
+		t := r.db.cache.Table(row.Table)
+		if t == nil || t.Dropped.Load() != 0 {
+			continue
+		}
+		r.info.Rows++
+		ord := base.Order{TS: ts, Epoch: row.Epoch, Leave: row.Leave}
+		framed := lt != nil && lt.framed
+		err = r.patiently(func() error { return t.Replay(&r.w, row.Key, row.Value, row.Kind, ord, framed) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish collects what nothing names. Runs of owners without outcome go: their
+// frames are known by their owner wherever the map still lists them.
+func (r *recovery) finish(l *tablespace.Loaded) error {
+	db := r.db
+	if err := r.edit(func(e txnEdit) { e.EndRecovery() }); err != nil {
+		return err
+	}
+	for _, run := range l.Runs {
+		if run.Owner != 0 && !db.cache.KnowsOwner(run.Owner) {
+			if err := db.space.DropRun(run.Run); err != nil && !errors.Is(err, tablespace.ErrRunNotFound) {
+				return err
+			}
+			r.info.FilesRemoved++
+		}
+	}
+	n, err := db.space.CollectFiles(nil)
+	r.info.FilesRemoved += n
+	// A gap between the last commit seen and the next one: timestamps of commits
+	// that a crash took back are not used again (L7).
+	r.last += 1 << 20
+	db.snaps.Recovering(r.last)
+	return err
+}

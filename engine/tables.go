@@ -1,0 +1,130 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/seriallog"
+)
+
+// maxTableName is the greatest length of a table name, in bytes.
+const maxTableName = 255
+
+// CreateTable creates an empty table; it exists durably when the call returns.
+// ErrTableExists, ErrInvalidName.
+func (db *DB) CreateTable(ctx context.Context, name string) (*Table, error) {
+	if err := db.mayChange(ctx); err != nil {
+		return nil, fmt.Errorf("saker: create table: %w", err)
+	}
+	if name == "" || len(name) > maxTableName {
+		return nil, fmt.Errorf("saker: create table: %w: %d bytes", ErrInvalidName, len(name))
+	}
+	db.ddl.Lock()
+	defer db.ddl.Unlock()
+	db.mu.RLock()
+	_, exists := db.tables[name]
+	db.mu.RUnlock()
+	if exists {
+		return nil, fmt.Errorf("saker: create table: %w: %q", ErrTableExists, name)
+	}
+	id := db.nextTable + 1
+	d := &seriallog.DDL{Op: seriallog.OpCreateTable, Table: id, Name: name}
+	t := db.cache.AddTable(id, name)
+	err := db.m.DDL(d, func(e txnEdit) { e.PutTable(id, name, nil) }, nil)
+	if err != nil {
+		db.cache.ForgetTable(id)
+		return nil, fmt.Errorf("saker: create table: %w", err)
+	}
+	db.nextTable = id
+	db.mu.Lock()
+	db.tables[name] = t
+	db.mu.Unlock()
+	return t, nil
+}
+
+// DropTable drops a table with all its rows. It waits for the transactions that
+// have written the table; later writers, and handles used by transactions that
+// begin after it, get ErrTableNotFound. Older snapshots still read it.
+func (db *DB) DropTable(ctx context.Context, name string) error {
+	if err := db.mayChange(ctx); err != nil {
+		return fmt.Errorf("saker: drop table: %w", err)
+	}
+	db.ddl.Lock()
+	defer db.ddl.Unlock()
+	t, err := db.Table(name)
+	if err != nil {
+		return fmt.Errorf("saker: drop table: %w", err)
+	}
+	// From here on no transaction begins to write it; those that have, end.
+	t.Dropped.Store(uint64(base.MaxTS))
+	for t.Writers.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			t.Dropped.Store(0)
+			return fmt.Errorf("saker: drop table: %w", ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+		if db.closed.Load() {
+			return fmt.Errorf("saker: drop table: %w", ErrClosed)
+		}
+	}
+	d := &seriallog.DDL{Op: seriallog.OpDropTable, Table: t.ID, Name: name}
+	err = db.m.DDL(d, func(e txnEdit) {
+		e.DeleteTable(t.ID)
+		e.SetMeta(dropName(t.ID), []byte(name))
+	}, func() { t.Dropped.Store(uint64(db.m.Clock()) + 1) })
+	if err != nil {
+		return fmt.Errorf("saker: drop table: %w", err)
+	}
+	t.Dropped.Store(uint64(d.TS))
+	db.mu.Lock()
+	delete(db.tables, name)
+	db.mu.Unlock()
+	db.drops = append(db.drops, t)
+	db.ckpt.poke()
+	return nil
+}
+
+func dropName(id base.TableID) string { return fmt.Sprintf("drop/%d", id) }
+
+func (db *DB) mayChange(ctx context.Context) error {
+	switch {
+	case db.closed.Load():
+		return ErrClosed
+	case db.o.ReadOnly:
+		return ErrReadOnly
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return db.failed()
+}
+
+// removeDropped removes the data of dropped tables that no snapshot reads.
+func (db *DB) removeDropped(ctx context.Context) error {
+	if !db.ddl.TryLock() {
+		return nil
+	}
+	defer db.ddl.Unlock()
+	oldest := db.snaps.Horizon().Oldest()
+	keep := db.drops[:0]
+	for _, t := range db.drops {
+		if base.CommitTS(t.Dropped.Load()) > oldest {
+			keep = append(keep, t)
+			continue
+		}
+		db.cache.ForgetTable(t.ID)
+		if err := db.cache.DropData(ctx, t); err != nil {
+			return err
+		}
+		if err := db.space.ReserveEdits(ctx, 1); err != nil {
+			return err
+		}
+		e := db.space.BeginEdit()
+		e.SetMeta(dropName(t.ID), nil)
+		e.End()
+	}
+	db.drops = keep
+	return nil
+}

@@ -1,0 +1,237 @@
+package arena
+
+import (
+	"fmt"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+const (
+	// UnitSize is what block sizes are multiples of.
+	UnitSize = 1 << 10
+	// MaxBlock is the size of the greatest block.
+	MaxBlock = slabUnits * UnitSize
+	// MinCap is the least capacity of an arena.
+	MinCap = 256 << 10
+
+	slabUnits  = 32
+	maxReserve = 1 << 20
+)
+
+// Arena is record memory with a hard cap.
+type Arena struct {
+	cap     int64
+	limit   int64 // cap without the reserve
+	keep    int   // whole slabs that Alloc leaves alone
+	mem     memory
+	now     atomic.Int64 // blocks + charged, as of the last unlock
+	trimMu  sync.Mutex   // held by Trim, before mu
+	mu      sync.Mutex   // everything below
+	slabs   []slab       // all of them; those at fresh and above were never used, or trimmed
+	fresh   int32
+	whole   int                  // slabs without a block, fresh ones included
+	heads   [slabUnits + 1]int32 // stacks of slabs by longest free run; index+1, 0 is empty
+	present uint64               // bit i: heads[i] is not empty
+	trimmed []int32              // slabs without a block whose pages were given back
+	blocks  int64                // bytes
+	charged int64
+	peak    int64
+	over    int64 // most that ChargeForce exceeded the cap by
+	closed  bool
+}
+
+// slab is the state of 32 KiB.
+type slab struct {
+	free       uint32 // bit i: unit i is free
+	starts     uint32 // bit i: a block starts at unit i
+	prev, next int32  // neighbours in the stack; index+1, 0 is none
+	run        int32  // longest free run, the stack it is in; 0: in none
+}
+
+// New returns an arena of at most capBytes, all of it free. Address space is
+// set aside at once; pages are touched when they are first used.
+func New(capBytes int64) (*Arena, error) {
+	if capBytes < MinCap {
+		return nil, fmt.Errorf("saker: arena: capacity %d is below %d bytes", capBytes, MinCap)
+	}
+	n := capBytes / MaxBlock
+	if n > 1<<30 {
+		return nil, fmt.Errorf("saker: arena: capacity %d is too large", capBytes)
+	}
+	reserve := min(max(capBytes/32, MaxBlock), maxReserve)
+	a := &Arena{
+		cap:   capBytes,
+		limit: capBytes - reserve,
+		keep:  int(reserve / MaxBlock),
+		slabs: make([]slab, n),
+		whole: int(n),
+	}
+	if err := a.mem.open(n * MaxBlock); err != nil {
+		return nil, fmt.Errorf("saker: arena: %w", err)
+	}
+	return a, nil
+}
+
+// Close gives all memory back. It fails, and does nothing, while blocks exist:
+// a mapping that stays is better than a reader that faults.
+func (a *Arena) Close() error {
+	a.trimMu.Lock()
+	defer a.trimMu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil
+	}
+	if a.blocks != 0 {
+		return fmt.Errorf("saker: arena: close: %d bytes of blocks are in use", a.blocks)
+	}
+	a.closed = true
+	if err := a.mem.close(); err != nil {
+		return fmt.Errorf("saker: arena: close: %w", err)
+	}
+	return nil
+}
+
+// Alloc returns a block of n bytes rounded up to a multiple of UnitSize, or nil
+// if none is to be had without the reserve. Its contents are undefined.
+//
+// REQUIRES: 0 < n ≤ MaxBlock; nil otherwise.
+func (a *Arena) Alloc(n int) []byte {
+	a.mu.Lock()
+	b := a.allocLocked(n, a.limit, a.keep)
+	a.mu.Unlock()
+	return b
+}
+
+// AllocReserve is Alloc for those whose work frees memory: it may use the
+// reserve (M2).
+func (a *Arena) AllocReserve(n int) []byte {
+	a.mu.Lock()
+	b := a.allocLocked(n, a.cap, 0)
+	a.mu.Unlock()
+	return b
+}
+
+func (a *Arena) allocLocked(n int, limit int64, keep int) []byte {
+	units := (n + UnitSize - 1) / UnitSize
+	size := int64(units) * UnitSize
+	if n <= 0 || units > slabUnits || a.blocks+a.charged+size > limit || a.closed {
+		return nil
+	}
+	// Stacks of runs that suffice, shortest first; whole slabs come last, those
+	// with warm pages before fresh ones.
+	i := int32(-1)
+	if fit := a.present >> units << units; fit&(1<<slabUnits-1) != 0 {
+		i = a.heads[bits.TrailingZeros64(fit)] - 1
+	} else if a.whole > keep {
+		i = a.wholeSlabLocked(fit)
+	}
+	if i < 0 {
+		return nil
+	}
+	s := &a.slabs[i]
+	at := firstRun(s.free, units)
+	if s.free == wholeSlab {
+		a.whole--
+	}
+	s.free &^= unitMask(at, units)
+	s.starts |= 1 << at
+	a.restackLocked(i, s)
+	a.blocks += size
+	a.publishLocked()
+	return a.mem.take(i, at, units)
+}
+
+// wholeSlabLocked returns a slab without a block, preferring touched pages.
+func (a *Arena) wholeSlabLocked(fit uint64) int32 {
+	if fit != 0 {
+		return a.heads[slabUnits] - 1
+	}
+	var i int32
+	if n := len(a.trimmed); n > 0 {
+		i = a.trimmed[n-1]
+		a.trimmed = a.trimmed[:n-1]
+	} else {
+		i = a.fresh
+		a.fresh++
+	}
+	a.slabs[i].free = wholeSlab
+	return i
+}
+
+// Free takes back a block that Alloc or AllocReserve returned. The slice may
+// have been shortened at its end. A slice that is not a block, or not any more,
+// is a fault of the program that would give one piece of memory to two owners:
+// Free panics.
+func (a *Arena) Free(b []byte) {
+	b = b[:cap(b)]
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i, at, ok := a.mem.find(b)
+	units := len(b) / UnitSize
+	if !ok || len(b)%UnitSize != 0 || !a.isBlock(i, at, units) {
+		panic(fmt.Sprintf("saker: arena: free of %d bytes at %p, which is no block", len(b), unsafe.SliceData(b)))
+	}
+	a.mem.drop(b)
+	s := &a.slabs[i]
+	s.free |= unitMask(at, units)
+	s.starts &^= 1 << at
+	if s.free == wholeSlab {
+		a.whole++
+	}
+	a.restackLocked(i, s)
+	a.blocks -= int64(len(b))
+	a.publishLocked()
+}
+
+// isBlock reports whether a block of units begins at unit at of slab i: a start
+// there, no free unit and no other start within, and a start, a free unit or
+// the slab's end behind it.
+func (a *Arena) isBlock(i int32, at, units int) bool {
+	if i < 0 || int(i) >= len(a.slabs) || units < 1 || at+units > slabUnits {
+		return false
+	}
+	s, m := &a.slabs[i], unitMask(at, units)
+	if s.free&m != 0 || s.starts&m != 1<<at {
+		return false
+	}
+	end := at + units
+	return end == slabUnits || (s.free|s.starts)&(1<<end) != 0
+}
+
+// restackLocked moves slab i to the stack of its longest free run.
+func (a *Arena) restackLocked(i int32, s *slab) {
+	run := longestRun(s.free)
+	if run == s.run {
+		return
+	}
+	if s.run != 0 {
+		if s.next != 0 {
+			a.slabs[s.next-1].prev = s.prev
+		}
+		if s.prev != 0 {
+			a.slabs[s.prev-1].next = s.next
+		} else if a.heads[s.run] = s.next; s.next == 0 {
+			a.present &^= 1 << s.run
+		}
+	}
+	s.run, s.prev, s.next = run, 0, 0
+	if run == 0 {
+		return
+	}
+	if head := a.heads[run]; head != 0 {
+		s.next = head
+		a.slabs[head-1].prev = i + 1
+	}
+	a.heads[run] = i + 1
+	a.present |= 1 << run
+}
+
+// publishLocked makes the sum visible to Reserved and keeps its maximum.
+func (a *Arena) publishLocked() {
+	n := a.blocks + a.charged
+	a.peak = max(a.peak, n)
+	a.now.Store(n)
+}

@@ -1,0 +1,123 @@
+package arena
+
+import (
+	"bytes"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestModel compares the arena with a list of the blocks it gave out: none
+// overlap, none lose their contents, sums are right, and all of it comes back.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, err := New(int64(rapid.IntRange(MinCap, 2*MinCap).Draw(t, "cap")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		limit := a.Cap() - a.ReserveBytes()
+		type block struct {
+			b   []byte
+			tag byte
+		}
+		var live []block
+		var blocks, charged int64
+		tag := byte(0)
+		add := func(b []byte, n int) {
+			if len(b) != (n+UnitSize-1)/UnitSize*UnitSize {
+				t.Fatalf("Alloc(%d) granted %d", n, len(b))
+			}
+			tag++
+			for i := range b {
+				b[i] = tag
+			}
+			live = append(live, block{b, tag})
+			blocks += int64(len(b))
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"alloc": func(t *rapid.T) {
+				n := rapid.IntRange(1, MaxBlock).Draw(t, "n")
+				if b := a.Alloc(n); b != nil {
+					add(b, n)
+					if blocks+charged > limit {
+						t.Fatalf("M2: Alloc left %d of the reserve", a.Cap()-blocks-charged)
+					}
+				}
+			},
+			"small": func(t *rapid.T) {
+				// One unit fits wherever one is free; the last slab may be cut off.
+				n := rapid.IntRange(1, UnitSize).Draw(t, "n")
+				if b := a.Alloc(n); b != nil {
+					add(b, n)
+				} else if blocks+charged+UnitSize <= limit-MaxBlock {
+					t.Fatalf("Alloc(%d) failed at %d of %d", n, blocks+charged, limit)
+				}
+			},
+			"reserve": func(t *rapid.T) {
+				n := rapid.IntRange(1, MaxBlock).Draw(t, "n")
+				if b := a.AllocReserve(n); b != nil {
+					add(b, n)
+				}
+			},
+			"free": func(t *rapid.T) {
+				if len(live) == 0 {
+					t.Skip()
+				}
+				i := rapid.IntRange(0, len(live)-1).Draw(t, "i")
+				x := live[i]
+				if !bytes.Equal(x.b, bytes.Repeat([]byte{x.tag}, len(x.b))) {
+					t.Fatal("two blocks overlap")
+				}
+				a.Free(x.b)
+				blocks -= int64(len(x.b))
+				live[i] = live[len(live)-1]
+				live = live[:len(live)-1]
+			},
+			"charge": func(t *rapid.T) {
+				n := int64(rapid.IntRange(0, MinCap/4).Draw(t, "n"))
+				ok := a.Charge(n)
+				if ok != (blocks+charged+n <= limit) {
+					t.Fatalf("Charge(%d) = %v at %d of %d", n, ok, blocks+charged, limit)
+				}
+				if ok {
+					charged += n
+				}
+			},
+			"uncharge": func(t *rapid.T) {
+				n := int64(rapid.IntRange(0, int(charged)).Draw(t, "n"))
+				a.Uncharge(n)
+				charged -= n
+			},
+			"trim": func(*rapid.T) { a.Trim() },
+			"": func(t *rapid.T) {
+				if a.Blocks() != blocks || a.Charged() != charged || a.Reserved() != blocks+charged {
+					t.Fatalf("blocks %d want %d, charged %d want %d", a.Blocks(), blocks, a.Charged(), charged)
+				}
+				if a.Peak() > a.Cap() {
+					t.Fatalf("M1: peak %d above cap %d", a.Peak(), a.Cap())
+				}
+				if err := a.Check(); err != nil {
+					t.Fatal(err)
+				}
+			},
+		})
+		for _, x := range live {
+			a.Free(x.b)
+		}
+		a.Uncharge(charged)
+		// Whole again: every slab but those of the reserve can be had.
+		for range a.Cap()/MaxBlock - a.ReserveBytes()/MaxBlock {
+			b := a.Alloc(MaxBlock)
+			if b == nil {
+				t.Fatal("memory was lost")
+			}
+			live = append(live, block{b: b})
+		}
+		for _, x := range live[len(live)-int(a.Cap()/MaxBlock-a.ReserveBytes()/MaxBlock):] {
+			a.Free(x.b)
+		}
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,185 @@
+package recordcache
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sakerdb/saker/backlog"
+	"github.com/sakerdb/saker/internal/arena"
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/seriallog"
+	"github.com/sakerdb/saker/tablespace"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+type tablespaceEntry = tablespace.Entry
+
+// errNoMemory is returned, with no lock held, when record memory has no room.
+// The caller waits for the scavenger and tries again (M3).
+var errNoMemory = errors.New("saker: record memory is full")
+
+// IsNoMemory reports whether err asks the caller to wait for record memory.
+func IsNoMemory(err error) bool { return errors.Is(err, errNoMemory) }
+
+// ErrWait is returned by Write when another live transaction is in the way; the
+// Writer says which one.
+var ErrWait = errors.New("saker: another transaction wrote the record")
+
+// Options are the parts that the cache stands on.
+type Options struct {
+	Arena       *arena.Arena
+	Space       *tablespace.Space
+	Log         *seriallog.Log
+	Backlog     *backlog.Store
+	Reg         *versionchain.Registry
+	Incarnation uint32
+	// Horizon returns the timestamps that are read (S1).
+	Horizon func() versionchain.Horizon
+	// ColdBytes is the budget of the cold-row cache, 0 for none.
+	ColdBytes int64
+}
+
+// Stats are counters since Open.
+type Stats struct {
+	ChilledRecords   atomic.Uint64
+	ThawedRecords    atomic.Uint64
+	BackloggedChains atomic.Uint64
+	RestoredChains   atomic.Uint64
+	RetiredVersions  atomic.Uint64
+	PrunedVersions   atomic.Uint64
+	SealedLeaves     atomic.Uint64
+	Splits           atomic.Uint64
+	Merges           atomic.Uint64
+	ColdReads        atomic.Uint64
+	ColdHits         atomic.Uint64
+}
+
+// Cache is the record cache of a store.
+type Cache struct {
+	arena       *arena.Arena
+	space       *tablespace.Space
+	log         *seriallog.Log
+	backlog     *backlog.Store
+	reg         *versionchain.Registry
+	incarnation uint32
+	horizon     func() versionchain.Horizon
+	cold        *coldRows
+	ring        ring
+	Stats       Stats
+
+	mu       sync.RWMutex // guards tables and owners
+	tables   map[base.TableID]*Table
+	owners   map[base.TxnID]*versionchain.Outcome // decided, with frames in the map
+	mergeReq func(*Table, []byte)                 // asks for a merge of the leaf at a key
+
+	workers sync.Pool
+}
+
+// New returns an empty cache.
+func New(o Options) (*Cache, error) {
+	c := &Cache{
+		arena: o.Arena, space: o.Space, log: o.Log, backlog: o.Backlog, reg: o.Reg,
+		incarnation: o.Incarnation, horizon: o.Horizon,
+		tables: make(map[base.TableID]*Table),
+		owners: make(map[base.TxnID]*versionchain.Outcome),
+	}
+	c.ring.init()
+	c.workers.New = func() any { return newWorker() }
+	if o.ColdBytes > 0 {
+		cold, err := newColdRows(o.ColdBytes)
+		if err != nil {
+			return nil, err
+		}
+		c.cold = cold
+	}
+	return c, nil
+}
+
+// Close frees what the cache holds outside record memory.
+func (c *Cache) Close() {
+	if c.cold != nil {
+		c.cold.close()
+	}
+}
+
+// OnMerge sets the function that is asked to merge the leaf at a key; it must
+// not block. Call it before the first write.
+func (c *Cache) OnMerge(fn func(*Table, []byte)) { c.mergeReq = fn }
+
+// AddTable makes a table known; it opens as one gap.
+func (c *Cache) AddTable(id base.TableID, name string) *Table {
+	t := newTable(c, id, name)
+	c.mu.Lock()
+	c.tables[id] = t
+	c.mu.Unlock()
+	return t
+}
+
+// Table returns the table with that id, or nil.
+func (c *Cache) Table(id base.TableID) *Table {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.tables[id]
+}
+
+// ForgetTable drops a table from the cache; its leaves must be gone.
+func (c *Cache) ForgetTable(id base.TableID) {
+	c.mu.Lock()
+	delete(c.tables, id)
+	c.mu.Unlock()
+}
+
+// AddOwner keeps the outcome of a decided transaction whose frames are listed.
+func (c *Cache) AddOwner(o *versionchain.Outcome) {
+	c.mu.Lock()
+	c.owners[o.ID] = o
+	c.mu.Unlock()
+}
+
+// ForgetOwner drops an outcome that no listed frame names any more.
+func (c *Cache) ForgetOwner(id base.TxnID) {
+	c.mu.Lock()
+	delete(c.owners, id)
+	c.mu.Unlock()
+}
+
+// KnowsOwner reports whether the transaction has an outcome.
+func (c *Cache) KnowsOwner(id base.TxnID) bool { return c.owner(id) != nil }
+
+// owner finds the outcome of the owner of a frame; nil when unknown.
+func (c *Cache) owner(id base.TxnID) *versionchain.Outcome {
+	if o := c.reg.Get(id); o != nil {
+		return o
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.owners[id]
+}
+
+func unknownOwner(id base.TxnID) error {
+	return &base.CorruptionError{File: "leaf map", Why: fmt.Sprintf("frame of unknown transaction %v", id)}
+}
+
+// Leaves returns the number of present leaves.
+func (c *Cache) Leaves() int { return c.ring.len() }
+
+// ReleaseMemory frees all record memory; nobody may use the cache after it.
+func (c *Cache) ReleaseMemory() {
+	c.ring.walk(func(l *Leaf) bool {
+		l.mu.Lock()
+		if b := l.page.Block(); b != nil {
+			c.arena.Free(b)
+		}
+		for _, b := range l.mem {
+			if b != nil {
+				c.arena.Free(b)
+			}
+		}
+		l.page, l.mem, l.dead = versionchain.Page{}, nil, true
+		l.mu.Unlock()
+		c.ring.remove(l)
+		return true
+	})
+}

@@ -1,0 +1,483 @@
+package recordcache
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/tablespace"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// Action says what Relieve does to a leaf.
+type Action uint8
+
+const (
+	// Prune drops versions that nobody sees and retires clean ones.
+	Prune Action = iota
+	// Backlog also moves whole unreferenced chains to frames, each owner's
+	// versions into a frame of its own, unless a small transaction has so few of
+	// them there that Chill serves better.
+	Backlog
+	// BacklogAll is Backlog for small transactions too.
+	BacklogAll
+	// Checkpoint writes committed versions to frames and keeps them, clean.
+	Checkpoint
+)
+
+// Request describes one step of Relieve.
+type Request struct {
+	Action  Action
+	Horizon versionchain.Horizon
+	// Only restricts backlogging to chains whose live version is this owner's.
+	Only *versionchain.Outcome
+	// edge, if not nil, is the key that comes next in a leaf filled in key
+	// order: the leaf is sealed and moves right.
+	edge []byte
+}
+
+// Report says what one step did.
+type Report struct {
+	Freed  int64 // bytes of record memory given back
+	Rows   int   // rows written to frames
+	Few    int   // live rows left because chilling serves them better
+	Pinned int   // versions left because somebody holds them
+	Busy   int   // versions left because their commit is under way
+	Missed int   // chains left because they were chilled a moment ago: try again
+}
+
+// Relieve is the scavenger's step on one leaf (FetchForBacklog of the seed). It
+// reserves what it may need, takes the leaf's exclusive lock, brings every chain
+// up to date, checks use counts, encodes what may go and frees it, all in one
+// critical section (P3). REQUIRES: no lock is held.
+func (c *Cache) Relieve(ctx context.Context, l *Leaf, rq *Request) (rep Report, err error) {
+	w := c.getWorker()
+	defer c.putWorker(w)
+	writes := rq.Action != Prune
+	if writes {
+		l.mu.RLock()
+		idle := l.dead || (l.page.Len() == 0 && l.mem == nil)
+		l.mu.RUnlock()
+		if idle {
+			return rep, nil
+		}
+		if err := c.reserve(ctx, w, maxPage+frameSlack, 1); err != nil {
+			return rep, err
+		}
+		defer c.unreserve(w)
+		if err := c.thawLeaf(l, w); err != nil {
+			return rep, err
+		}
+		defer c.unpinThawed(w)
+	}
+	before := c.arena.Reserved()
+	l.mu.Lock()
+	merge := false
+	if !l.dead {
+		merge, err = l.relieve(c, w, rq, &rep)
+	}
+	t, low := l.table, l.low
+	l.mu.Unlock()
+	rep.Freed = before - c.arena.Reserved()
+	if merge && c.mergeReq != nil {
+		c.mergeReq(t, low)
+	}
+	return rep, err
+}
+
+// relieve is the critical section of Relieve. REQUIRES: l.mu is held.
+func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge bool, err error) {
+	live, unclean := 0, 0
+	n := l.page.Len()
+	for i := range n {
+		var s versionchain.Settled
+		if err := l.page.Settle(i, rq.Horizon, c.reg, l.list != nil, &s); err != nil {
+			return false, err
+		}
+		live += s.Live
+		unclean += s.Unclean
+		rep.Pinned += s.Pinned
+		c.Stats.PrunedVersions.Add(uint64(s.Dropped))
+	}
+	l.live, l.dirty = live, unclean > 0
+	switch rq.Action {
+	case Checkpoint:
+		if unclean > 0 {
+			l.collect(c, w, rq, rep)
+		}
+	case Backlog, BacklogAll:
+		if live+unclean > 0 {
+			if rq.Action == Backlog {
+				l.countOwners(c, w)
+			}
+			l.collect(c, w, rq, rep)
+		}
+	default:
+	}
+	if len(w.owners) > 0 {
+		merge, err = l.write(c, w, rq, rep)
+		l.page.Confirm(err == nil)
+		w.unhold()
+		if err != nil {
+			return false, err
+		}
+	}
+	if rq.Action != Checkpoint {
+		l.retire(c)
+	} else {
+		l.retireChilled(c)
+	}
+	l.compact(c, w, rq.edge != nil)
+	return merge, nil
+}
+
+// countOwners counts the rows of each small live owner in the leaf.
+func (l *Leaf) countOwners(c *Cache, w *worker) {
+	for i := range l.page.Len() {
+		for off := l.page.Newest(i); off != 0; {
+			v := l.page.Version(off)
+			if v.Undecided() && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() {
+				if o := c.reg.Get(v.Txn()); o != nil && !o.Large.Load() {
+					w.of(o).n++
+				}
+			}
+			off = v.Prior
+		}
+	}
+}
+
+// few reports whether the owner has so few rows here that they are better
+// chilled than framed.
+func (w *worker) few(o *versionchain.Outcome) bool {
+	for i := range w.owners {
+		if w.owners[i].out == o {
+			return w.owners[i].n > 0 && w.owners[i].n < minFrameRows
+		}
+	}
+	return false
+}
+
+// collect gathers by owner the rows that leave, or for a checkpoint the
+// committed rows that no frame holds. Chains go whole or not at all.
+func (l *Leaf) collect(c *Cache, w *worker, rq *Request, rep *Report) {
+	for i := range l.page.Len() {
+		if rq.Action == Checkpoint {
+			if !l.collectChain(c, w, i, true) {
+				rep.Missed++
+			}
+			continue
+		}
+		if l.mayGo(c, w, rq, rep, i) && l.collectChain(c, w, i, false) {
+			c.Stats.BackloggedChains.Add(1)
+		}
+	}
+}
+
+// mayGo decides on the chain of record i: every use count accounted for, no
+// commit under way, worth a frame, and the owner's turn.
+func (l *Leaf) mayGo(c *Cache, w *worker, rq *Request, rep *Report, i int) bool {
+	turn := rq.Only == nil
+	for off := l.page.Newest(i); off != 0; {
+		v := l.page.Version(off)
+		off = v.Prior
+		if v.Pinned() {
+			return false
+		}
+		if v.Dropped() || !v.Undecided() {
+			continue
+		}
+		o := c.reg.Get(v.Txn())
+		if o == nil {
+			return false
+		}
+		if rq.Action == Backlog && w.few(o) {
+			rep.Few++
+			return false
+		}
+		if !w.hold(o) {
+			rep.Busy++
+			return false
+		}
+		turn = turn || o == rq.Only
+	}
+	return turn
+}
+
+// collectChain adds the rows of record i that no frame holds; with committed,
+// only the decided ones. It reports false when data of a chilled version is not
+// at hand, and then has added nothing.
+func (l *Leaf) collectChain(c *Cache, w *worker, i int, committed bool) bool {
+	key := l.page.Key(i)
+	for off := l.page.Newest(i); off != 0; {
+		v := l.page.Version(off)
+		if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() {
+			lsn, _ := l.page.Chilled(off)
+			if _, ok := w.thawedValue(lsn); !ok {
+				return false
+			}
+		}
+		off = v.Prior
+	}
+	for off := l.page.Newest(i); off != 0; {
+		v := l.page.Version(off)
+		at := off
+		off = v.Prior
+		if v.Dropped() || v.Flags&versionchain.FlagClean != 0 || (committed && v.Undecided()) {
+			continue
+		}
+		row := versionchain.Row{Key: key, Kind: v.Kind(), Order: base.Order{Epoch: v.Epoch, Leave: v.Leave}}
+		var o *versionchain.Outcome
+		if v.Undecided() {
+			o = c.reg.Get(v.Txn())
+		} else {
+			row.TS = v.TS()
+		}
+		switch {
+		case v.Kind() != base.KindValue:
+		case v.Flags&versionchain.FlagChilled != 0:
+			lsn, _ := l.page.Chilled(at)
+			row.Value, _ = w.thawedValue(lsn)
+		default:
+			row.Value = l.page.Value(at, &v)
+		}
+		or := w.of(o)
+		or.rows = append(or.rows, row)
+	}
+	l.page.Mark(i, committed)
+	return true
+}
+
+// write seals what was collected and changes the list, or cuts and moves a leaf
+// that is filled in key order. REQUIRES: l.mu is held; room was reserved.
+func (l *Leaf) write(c *Cache, w *worker, rq *Request, rep *Report) (merge bool, err error) {
+	rows := 0
+	for i := range w.owners {
+		rows += len(w.owners[i].rows)
+	}
+	if rows == 0 {
+		return false, nil
+	}
+	rep.Rows += rows
+	e := c.space.BeginEdit()
+	if rq.edge != nil && l.list == nil && l.page.Kept() == 0 && bytes.Compare(rq.edge, l.page.Key(l.page.Len()-1)) > 0 {
+		err = l.sealPieces(c, w, e, rq.edge)
+	} else {
+		err = l.sealList(c, w, e)
+		merge = err == nil && len(l.list.frames) > maxList
+	}
+	for i := range w.owners {
+		if o := w.owners[i].out; o != nil && len(w.owners[i].rows) > 0 {
+			o.Depart()
+		}
+	}
+	return merge, err
+}
+
+// sealList writes one frame per owner and lists them before the older ones.
+func (l *Leaf) sealList(c *Cache, w *worker, e *tablespace.EditTx) error {
+	for i := range w.owners {
+		or := &w.owners[i]
+		if len(or.rows) == 0 {
+			continue
+		}
+		if or.out == nil {
+			e.NeedSync()
+		}
+		f, err := c.seal(w, e, l.table, or, or.rows, l.low, l.high, false)
+		if err != nil {
+			w.end(e)
+			return err
+		}
+		w.added = append(w.added, f)
+	}
+	nl := &frameList{seq: e.Seq(), frames: make([]frame, 0, len(w.added)+l.listLen())}
+	nl.frames = append(nl.frames, w.added...)
+	if l.list != nil {
+		nl.frames = append(nl.frames, l.list.frames...)
+	}
+	l.putEntry(e, l.low, l.high, nl)
+	w.end(e)
+	l.setList(nl, c)
+	l.mapped = true
+	return nil
+}
+
+func (l *Leaf) listLen() int {
+	if l.list == nil {
+		return 0
+	}
+	return len(l.list.frames)
+}
+
+// putEntry writes an entry of the leaf map.
+func (l *Leaf) putEntry(e *tablespace.EditTx, low, high []byte, fl *frameList) {
+	e.Put(l.table.ID, tablespace.Entry{Low: low, High: high, Seq: e.Seq(), Frames: fl.refs()})
+}
+
+// sealPieces cuts the whole content of a leaf that was filled in key order into
+// entries of about targetFrame bytes, straight into the gap, and moves the leaf
+// to the right of them: its page stays, warm and empty.
+func (l *Leaf) sealPieces(c *Cache, w *worker, e *tablespace.EditTx, edge []byte) error {
+	low := l.low
+	total := 0
+	for i := range w.owners {
+		if w.owners[i].out == nil {
+			e.NeedSync()
+		}
+		for j := range w.owners[i].rows {
+			total += len(w.owners[i].rows[j].Key) + len(w.owners[i].rows[j].Value) + 4
+		}
+	}
+	edge = append([]byte(nil), edge...)
+	pieces := 1
+	if len(w.owners) == 1 {
+		pieces = max(1, total/targetFrame)
+	}
+	rows := w.owners[0].rows
+	for p := range pieces {
+		high := edge
+		from, to := len(rows)*p/pieces, len(rows)*(p+1)/pieces
+		if pieces > 1 {
+			from, to = keyStart(rows, from), keyStart(rows, to)
+			if from == to {
+				continue
+			}
+			if to < len(rows) {
+				high = append([]byte(nil), rows[to].Key...)
+			}
+		}
+		nl := &frameList{seq: e.Seq()}
+		for i := range w.owners {
+			or := &w.owners[i]
+			part := or.rows
+			if pieces > 1 {
+				part = rows[from:to]
+			}
+			if len(part) == 0 {
+				continue
+			}
+			f, err := c.seal(w, e, l.table, or, part, low, high, false)
+			if err != nil {
+				w.end(e)
+				return err
+			}
+			nl.frames = append(nl.frames, f)
+		}
+		l.putEntry(e, low, high, nl)
+		low = high
+	}
+	w.end(e)
+	t := l.table
+	t.mu.Lock()
+	t.sealed.Add(1)
+	l.low = edge
+	l.prefix = commonPrefix(l.low, l.high)
+	t.mu.Unlock()
+	l.mapped = false
+	c.Stats.SealedLeaves.Add(1)
+	return nil
+}
+
+// keyStart moves i back to the first version of its record.
+func keyStart(rows []versionchain.Row, i int) int {
+	for i > 0 && i < len(rows) && bytes.Equal(rows[i].Key, rows[i-1].Key) {
+		i--
+	}
+	return i
+}
+
+// retire drops clean versions and resident copies of frames.
+func (l *Leaf) retire(c *Cache) {
+	for i := range l.page.Len() {
+		c.Stats.RetiredVersions.Add(uint64(l.page.Retire(i)))
+	}
+	for i, b := range l.mem {
+		if b != nil {
+			c.arena.Free(b)
+			l.mem[i] = nil
+		}
+	}
+	l.mem = nil
+}
+
+// retireChilled drops chilled versions that a frame holds by now: the log will
+// not keep their data.
+func (l *Leaf) retireChilled(c *Cache) {
+	for i := range l.page.Len() {
+		for off := l.page.Newest(i); off != 0; {
+			v := l.page.Version(off)
+			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean != 0 {
+				c.Stats.RetiredVersions.Add(uint64(l.page.Retire(i)))
+				break
+			}
+			off = v.Prior
+		}
+	}
+}
+
+// compact rebuilds the page without dropped versions, in as small a block as
+// holds it. It needs no record memory (M2). REQUIRES: l.mu is held.
+func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
+	n := l.page.Len()
+	if l.page.Block() == nil {
+		return
+	}
+	size := l.page.CopySize(0, n)
+	if size <= versionchain.PageOverhead && keep {
+		l.page.Clear()
+		l.live, l.dirty = 0, false
+		return
+	}
+	if size <= versionchain.PageOverhead {
+		c.arena.Free(l.page.Block())
+		l.page = versionchain.Page{}
+		l.live, l.dirty = 0, false
+		return
+	}
+	size = (size + 1023) / 1024 * 1024
+	if old := len(l.page.Block()); size >= old {
+		if l.page.Used() == l.page.CopySize(0, n) && l.page.Free() > old/8 {
+			return // nothing to gain
+		}
+		size = old
+	}
+	q := l.page.CopyTo(w.page[:size], 0, n, l.prefix)
+	b := l.page.Truncate(q).Block()
+	l.page = versionchain.PageOf(c.arena.Shrink(b, size))
+}
+
+// thawLeaf reads the data of the leaf's chilled versions before it is locked:
+// under the lock there is no I/O.
+func (c *Cache) thawLeaf(l *Leaf, w *worker) error {
+	l.mu.RLock()
+	for i := range l.page.Len() {
+		for off := l.page.Newest(i); off != 0; {
+			v := l.page.Version(off)
+			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 {
+				lsn, n := l.page.Chilled(off)
+				c.log.Pin(c.log.SegmentOf(lsn))
+				w.thawed = append(w.thawed, thawedRow{lsn: lsn, len: n, key: bytes.Clone(l.page.Key(i))})
+			}
+			off = v.Prior
+		}
+	}
+	l.mu.RUnlock()
+	for i := range w.thawed {
+		tr := &w.thawed[i]
+		row, err := c.thawRow(tr.lsn, tr.len, &w.sc, tr.key)
+		if err != nil {
+			c.unpinThawed(w)
+			return err
+		}
+		tr.value = bytes.Clone(row.Value)
+	}
+	return nil
+}
+
+func (c *Cache) unpinThawed(w *worker) {
+	for i := range w.thawed {
+		c.log.Unpin(c.log.SegmentOf(w.thawed[i].lsn))
+	}
+	clear(w.thawed)
+	w.thawed = w.thawed[:0]
+}

@@ -1,0 +1,157 @@
+package recordcache
+
+import (
+	"bytes"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/tablespace"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// frame is one entry of a leaf's list.
+type frame struct {
+	tablespace.FrameRef
+	out *versionchain.Outcome // of the owner; nil for a committed frame
+}
+
+// frameList is the immutable list of frames of a leaf. A change makes a new one.
+type frameList struct {
+	seq    base.EditSeq // of the edit that listed it: the leaf's epoch (P7)
+	frames []frame
+}
+
+// undecided reports whether a frame's owner has no published outcome.
+func (l *frameList) undecided() bool {
+	for i := range l.frames {
+		if o := l.frames[i].out; o != nil {
+			if st, _ := o.Status(); st != versionchain.Committed {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Leaf is a contiguous key range of one table: the unit of locking, residency,
+// backlogging and checkpointing.
+type Leaf struct {
+	mu sync.RWMutex // guards everything below; ring and ref excepted
+
+	table *Table
+	// low and high are the fences [low, high); nil high is open. They change
+	// under mu and table.mu both, so either is enough to read them.
+	low, high []byte
+	prefix    int  // length of the common prefix of all keys in the leaf
+	dead      bool // no longer in the directory: search again
+	mapped    bool // the leaf map has an entry at low
+	live      int  // at least the number of undecided versions
+	dirty     bool // may hold committed versions that no frame holds
+	charged   int64
+
+	page versionchain.Page
+	list *frameList // nil: none
+	mem  [][]byte   // resident copies of list.frames, by index; nil: none
+
+	ref   atomic.Uint32 // touched since the clock hand passed
+	reads atomic.Uint32 // cold reads since it became a stub
+
+	prev, next *Leaf // ring of leaves, guarded by Cache.ring.mu
+	inRing     bool
+	endMark    bool // no leaf but the end of a walk
+}
+
+// leafBytes is what a leaf's descriptor costs on the Go heap, in bytes.
+const leafBytes = 384
+
+func commonPrefix(low, high []byte) int {
+	if high == nil {
+		return 0
+	}
+	n := min(len(low), len(high))
+	for i := range n {
+		if low[i] != high[i] {
+			return i
+		}
+	}
+	return n
+}
+
+// covers reports whether key belongs to the leaf. REQUIRES: l.mu is held.
+func (l *Leaf) covers(key []byte) bool {
+	return !l.dead && bytes.Compare(key, l.low) >= 0 && (l.high == nil || bytes.Compare(key, l.high) < 0)
+}
+
+// touch tells the clock hand that the leaf is warm. A load first: the line
+// stays shared between cores while nothing changes.
+func (l *Leaf) touch() {
+	if l.ref.Load() == 0 {
+		l.ref.Store(1)
+	}
+}
+
+// setList replaces the frame list. REQUIRES: l.mu is held exclusively, and
+// resident copies of frames that go have been freed or are in mem.
+func (l *Leaf) setList(nl *frameList, c *Cache) {
+	old := l.charged
+	var mem [][]byte
+	if l.mem != nil && l.list != nil {
+		for i := range l.list.frames {
+			b := l.mem[i]
+			if b == nil {
+				continue
+			}
+			at := -1
+			if nl != nil {
+				at = nl.index(l.list.frames[i].Addr)
+			}
+			if at < 0 {
+				c.arena.Free(b)
+				continue
+			}
+			if mem == nil {
+				mem = make([][]byte, len(nl.frames))
+			}
+			mem[at] = b
+		}
+	}
+	l.list, l.mem = nl, mem
+	l.charged = l.cost()
+	c.arena.ChargeForce(l.charged - old)
+}
+
+// cost is what the descriptor and its list take on the Go heap.
+func (l *Leaf) cost() int64 {
+	n := int64(leafBytes + len(l.low) + len(l.high))
+	if l.list != nil {
+		for i := range l.list.frames {
+			n += 96 + int64(len(l.list.frames[i].Filter))
+		}
+	}
+	return n
+}
+
+func (l *frameList) index(a tablespace.Addr) int {
+	for i := range l.frames {
+		if l.frames[i].Addr == a {
+			return i
+		}
+	}
+	return -1
+}
+
+// refs returns the list as the leaf map stores it.
+func (l *frameList) refs() []tablespace.FrameRef {
+	out := make([]tablespace.FrameRef, len(l.frames))
+	for i := range l.frames {
+		out[i] = l.frames[i].FrameRef
+		// A published owner's timestamp is final: store it for readers of the map.
+		if o := l.frames[i].out; o != nil {
+			if st, ts := o.Status(); st == versionchain.Committed {
+				out[i].Newest = ts
+			}
+		}
+	}
+	return out
+}

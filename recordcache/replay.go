@@ -1,0 +1,214 @@
+package recordcache
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/tablespace"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// Replay applies one committed row of the log, unconditionally and idempotently
+// (L6): the newest by Order stands. No snapshot is active during recovery, so
+// one version per record is enough. framed says that the row's transaction has
+// frames too, which may hold a newer version of the same commit; then they are
+// asked. errNoMemory asks the caller to wait.
+func (t *Table) Replay(w *Writer, key, value []byte, kind base.Kind, ord base.Order, framed bool) error {
+	if framed {
+		newer, err := t.framedNewer(w, key, ord)
+		if err != nil || newer {
+			return err
+		}
+	}
+	v := versionchain.Ver{Stamp: uint64(ord.TS), Epoch: ord.Epoch, Leave: ord.Leave, Flags: uint8(kind)}
+	for {
+		l, err := t.lockFor(w, key)
+		if err != nil {
+			return err
+		}
+		i, exact := l.page.Find(key, l.prefix)
+		ok := false
+		if exact {
+			head := l.page.Version(l.page.Newest(i))
+			if head.Order(head.TS()).Newer(ord) {
+				l.mu.Unlock()
+				return nil
+			}
+			ok = l.page.Replace(i, value, &v)
+		} else {
+			ok = l.page.Insert(i, key, value, l.prefix, &v)
+		}
+		if ok {
+			l.dirty = true
+			l.mu.Unlock()
+			w.Hint = l
+			return nil
+		}
+		l.mu.Unlock()
+		if err := t.cache.makeRoom(w, l, key, versionchain.VersionSize(len(key), len(value), true)); err != nil {
+			return err
+		}
+	}
+}
+
+// framedNewer reports whether a frame holds a version of key newer than ord.
+func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order) (bool, error) {
+	l, err := t.lockFor(w, key)
+	if err != nil {
+		return false, err
+	}
+	if l.list == nil {
+		l.mu.Unlock()
+		return false, nil
+	}
+	r := versionchain.Reader{Snapshot: base.MaxTS - 1, Reg: t.cache.reg}
+	w.Reader = r
+	if err := l.ask(w, key, true); err != nil {
+		return false, err
+	}
+	return w.proof.found.have && w.proof.found.ord.Newer(ord), nil
+}
+
+// Readd lists a frame, named by a commit record, whose edit did not survive a
+// crash (L11): in every leaf that overlaps its fences. Where the map has a hole
+// an entry of just the frame's range is made. errNoMemory asks the caller to
+// wait.
+func (t *Table) Readd(ctx context.Context, ref tablespace.FrameRef, o *versionchain.Outcome, low, high []byte) error {
+	c := t.cache
+	w := c.getWorker()
+	defer c.putWorker(w)
+	for at := low; ; {
+		if err := c.reserve(ctx, w, 0, 1); err != nil {
+			return err
+		}
+		l := t.lockKey(nil, at)
+		if l == nil {
+			err := t.installWithin(at, low, high)
+			c.unreserve(w)
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if l.listLen() == 0 || l.list.index(ref.Addr) < 0 {
+			e := c.space.BeginEdit()
+			nl := &frameList{seq: e.Seq(), frames: []frame{{FrameRef: ref, out: o}}}
+			if l.list != nil {
+				nl.frames = append(nl.frames, l.list.frames...)
+			}
+			e.Refs(ref.Run, 1)
+			l.putEntry(e, l.low, l.high, nl)
+			w.end(e)
+			l.setList(nl, c)
+			l.mapped = true
+		}
+		at = l.high
+		empty := l.page.Len() == 0
+		l.mu.Unlock()
+		c.unreserve(w)
+		if empty {
+			c.Collapse(l)
+		}
+		if at == nil || (high != nil && bytes.Compare(at, high) >= 0) {
+			return nil
+		}
+	}
+}
+
+// installWithin is install, but a hole is clipped to [low, high).
+func (t *Table) installWithin(key, low, high []byte) error {
+	c := t.cache
+	_, found, holeLow, holeHigh, err := c.space.Lookup(t.ID, key)
+	if err != nil {
+		return err
+	}
+	if found {
+		return t.install(key)
+	}
+	moved, sealed := t.moved.Load(), t.sealed.Load()
+	l := &Leaf{table: t, low: holeLow, high: holeHigh}
+	if bytes.Compare(low, l.low) > 0 {
+		l.low = low
+	}
+	if high != nil && (l.high == nil || bytes.Compare(high, l.high) < 0) {
+		l.high = high
+	}
+	l.charged = l.cost()
+	if !c.arena.Charge(l.charged) {
+		return errNoMemory
+	}
+	if !t.link(l, key, false, moved, sealed) {
+		c.arena.Uncharge(l.charged)
+		return nil
+	}
+	c.ring.add(l)
+	return nil
+}
+
+// DropData removes everything that the table has, in memory and in the map.
+// REQUIRES: nobody reads or writes the table any more.
+func (c *Cache) DropData(ctx context.Context, t *Table) error {
+	var leaves []*Leaf
+	c.ring.walk(func(l *Leaf) bool {
+		if l.table == t {
+			leaves = append(leaves, l)
+		}
+		return true
+	})
+	for _, l := range leaves {
+		l.mu.Lock()
+		if !l.dead {
+			if b := l.page.Block(); b != nil {
+				c.arena.Free(b)
+			}
+			for _, b := range l.mem {
+				if b != nil {
+					c.arena.Free(b)
+				}
+			}
+			l.page, l.mem, l.dead = versionchain.Page{}, nil, true
+			t.mu.Lock()
+			t.moved.Add(1)
+			t.removeLocked(l)
+			t.mu.Unlock()
+			c.ring.remove(l)
+			c.arena.Uncharge(l.charged)
+			l.charged = 0
+		}
+		l.mu.Unlock()
+	}
+	return c.dropEntries(ctx, t.ID)
+}
+
+// dropEntries deletes the table's entries from the leaf map.
+func (c *Cache) dropEntries(ctx context.Context, id base.TableID) error {
+	w := c.getWorker()
+	defer c.putWorker(w)
+	at := []byte{}
+	for {
+		en, found, _, high, err := c.space.Lookup(id, at)
+		if err != nil {
+			return err
+		}
+		if found {
+			high = en.High
+			if err := c.reserve(ctx, w, 0, 1); err != nil {
+				c.space.ReleaseEntry(&en)
+				return err
+			}
+			e := c.space.BeginEdit()
+			for i := range en.Frames {
+				e.Refs(en.Frames[i].Run, -1)
+			}
+			e.Delete(id, en.Low)
+			w.end(e)
+			c.unreserve(w)
+			c.space.ReleaseEntry(&en)
+		}
+		if high == nil {
+			return nil
+		}
+		at = high
+	}
+}

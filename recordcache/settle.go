@@ -1,0 +1,244 @@
+package recordcache
+
+import (
+	"context"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// lockKey locks the present leaf that covers key exclusively, hint first; nil
+// when the key lies in a gap.
+func (t *Table) lockKey(hint *Leaf, key []byte) *Leaf {
+	if hint != nil {
+		hint.mu.Lock()
+		if hint.covers(key) {
+			return hint
+		}
+		hint.mu.Unlock()
+	}
+	for {
+		l := t.find(key)
+		if l == nil {
+			return nil
+		}
+		l.mu.Lock()
+		if l.covers(key) {
+			return l
+		}
+		l.mu.Unlock()
+	}
+}
+
+// Stamp gives the versions of key that id wrote their published timestamp, so
+// that readers need not ask for the outcome (P2).
+func (t *Table) Stamp(hint *Leaf, key []byte, id base.TxnID, ts base.CommitTS) {
+	l := t.lockKey(hint, key)
+	if l == nil {
+		return
+	}
+	if i, ok := l.page.Find(key, l.prefix); ok {
+		if n := l.page.StampAll(i, id, ts); n > 0 {
+			l.live = max(0, l.live-n)
+			l.dirty = true
+		}
+	}
+	l.mu.Unlock()
+}
+
+// Undo removes the versions of key that id wrote in epoch from or later. It
+// reports false when one had to stay because somebody holds it.
+func (t *Table) Undo(hint *Leaf, key []byte, id base.TxnID, from base.Epoch) bool {
+	l := t.lockKey(hint, key)
+	if l == nil {
+		return true
+	}
+	defer l.mu.Unlock()
+	i, ok := l.page.Find(key, l.prefix)
+	for ok {
+		v := l.page.Version(l.page.Newest(i))
+		if !v.Undecided() || v.Txn() != id || v.Epoch < from {
+			return !l.page.Holds(i, id, from)
+		}
+		if v.Pinned() {
+			return false
+		}
+		l.live = max(0, l.live-1)
+		ok = !l.page.Pop(i)
+	}
+	return true
+}
+
+// Collapse returns a leaf without resident rows to the gap around it: the leaf
+// map knows its frames. It reports whether it did.
+func (c *Cache) Collapse(l *Leaf) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dead || l.page.Len() > 0 || l.mem != nil {
+		return false
+	}
+	if b := l.page.Block(); b != nil {
+		c.arena.Free(b)
+		l.page = versionchain.Page{}
+	}
+	t := l.table
+	t.mu.Lock()
+	t.moved.Add(1)
+	t.removeLocked(l)
+	t.mu.Unlock()
+	l.dead = true
+	c.ring.remove(l)
+	c.arena.Uncharge(l.charged)
+	l.charged = 0
+	return true
+}
+
+// Cold reports whether the leaf was not touched since the last call, and
+// whether it holds resident bytes.
+func (l *Leaf) Cold() (cold, resident bool) {
+	cold = l.ref.Swap(0) == 0
+	l.mu.RLock()
+	resident = l.page.Block() != nil || l.mem != nil
+	l.mu.RUnlock()
+	return cold, resident
+}
+
+// Tick moves the scavenger's clock hand over up to cap(dst) leaves.
+func (c *Cache) Tick(dst []*Leaf) []*Leaf { return c.ring.tick(dst) }
+
+// Walk calls fn, without locks, for every leaf present when it began and still
+// there, until fn returns false.
+func (c *Cache) Walk(fn func(*Leaf) bool) { c.ring.walk(fn) }
+
+// BacklogOwner moves everything that o has in memory to its temp table. After
+// it, if o writes nothing meanwhile, no version of it is resident.
+func (c *Cache) BacklogOwner(ctx context.Context, o *versionchain.Outcome) (err error) {
+	rq := Request{Action: BacklogAll, Horizon: c.horizon(), Only: o}
+	for again := true; again && err == nil; {
+		again = false
+		c.ring.walk(func(l *Leaf) bool {
+			l.mu.RLock()
+			has := l.live > 0
+			l.mu.RUnlock()
+			if !has {
+				return true
+			}
+			if _, err = c.Relieve(ctx, l, &rq); err != nil {
+				return false
+			}
+			again = again || l.holds(o.ID)
+			return true
+		})
+	}
+	return err
+}
+
+// holds reports whether the leaf has a live version of id.
+func (l *Leaf) holds(id base.TxnID) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.live == 0 {
+		return false
+	}
+	for i := range l.page.Len() {
+		if l.page.Holds(i, id, 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// Settle brings every chain of every leaf that may hold undecided versions up to
+// date, so that decided transactions need no longer be in the registry.
+func (c *Cache) Settle(ctx context.Context, h versionchain.Horizon) (err error) {
+	rq := Request{Action: Prune, Horizon: h}
+	c.ring.walk(func(l *Leaf) bool {
+		l.mu.RLock()
+		has := l.live > 0
+		l.mu.RUnlock()
+		if has {
+			_, err = c.Relieve(ctx, l, &rq)
+		}
+		return err == nil
+	})
+	return err
+}
+
+// CheckpointLeaves writes what committed versions memory holds, and no frame,
+// to frames, leaf by leaf. REQUIRES: h was taken after the checkpoint position.
+func (c *Cache) CheckpointLeaves(ctx context.Context, horizon func() versionchain.Horizon) (err error) {
+	rq := Request{Action: Checkpoint, Horizon: horizon()}
+	n := 0
+	c.ring.walk(func(l *Leaf) bool {
+		l.mu.RLock()
+		has := l.live > 0 || l.dirty
+		l.mu.RUnlock()
+		if !has {
+			return true
+		}
+		if n++; n%64 == 0 {
+			rq.Horizon = horizon()
+		}
+		for again := true; again && err == nil; {
+			var rep Report
+			rep, err = c.Relieve(ctx, l, &rq)
+			again = rep.Missed > 0
+		}
+		return err == nil
+	})
+	return err
+}
+
+// DropFrames removes from the leaf at key the frames of owners that aborted, and
+// returns the leaf to the gap if nothing remains.
+func (c *Cache) DropFrames(ctx context.Context, t *Table, key []byte) error {
+	w := c.getWorker()
+	defer c.putWorker(w)
+	if err := c.reserve(ctx, w, 0, 1); err != nil {
+		return err
+	}
+	defer c.unreserve(w)
+	var l *Leaf
+	for l == nil {
+		if l = t.lockKey(nil, key); l == nil {
+			if err := t.install(key); err != nil {
+				return err
+			}
+		}
+	}
+	l.dropAborted(c, w)
+	empty := l.page.Len() == 0 && l.mem == nil
+	l.mu.Unlock()
+	if empty {
+		c.Collapse(l)
+	}
+	return nil
+}
+
+// dropAborted rewrites the leaf's map entry without frames of aborted owners.
+// REQUIRES: l.mu is held exclusively, one edit is reserved.
+func (l *Leaf) dropAborted(c *Cache, w *worker) {
+	if !l.mapped {
+		return
+	}
+	e := c.space.BeginEdit()
+	nl := &frameList{seq: e.Seq()}
+	for i := range l.listLen() {
+		f := &l.list.frames[i]
+		if f.out != nil {
+			if st, _ := f.out.Status(); st == versionchain.Aborted {
+				e.Refs(f.Run, -1)
+				continue
+			}
+		}
+		nl.frames = append(nl.frames, *f)
+	}
+	if len(nl.frames) == 0 {
+		e.Delete(l.table.ID, l.low)
+		nl, l.mapped = nil, false
+	} else {
+		l.putEntry(e, l.low, l.high, nl)
+	}
+	w.end(e)
+	l.setList(nl, c)
+}

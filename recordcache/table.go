@@ -1,0 +1,292 @@
+package recordcache
+
+import (
+	"bytes"
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/btree"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// dirItem is one present leaf in the directory. low is the leaf's low fence when
+// the item was made; a leaf that was sealed since has moved right, and keys
+// between the two belong to a gap. head spares most comparisons the pointer.
+type dirItem struct {
+	head uint64
+	low  []byte
+	leaf *Leaf
+}
+
+func dirHead(key []byte) uint64 {
+	if len(key) >= 8 {
+		return binary.BigEndian.Uint64(key)
+	}
+	var b [8]byte
+	copy(b[:], key)
+	return binary.BigEndian.Uint64(b[:])
+}
+
+func dirLess(a, b dirItem) bool {
+	if a.head != b.head {
+		return a.head < b.head
+	}
+	return bytes.Compare(a.low, b.low) < 0
+}
+
+type directory = btree.BTreeG[dirItem]
+
+// Table is one table's part of the record cache: the directory of its present
+// leaves. What no present leaf covers is a gap, and the leaf map answers for it.
+type Table struct {
+	ID    base.TableID
+	Name  string
+	cache *Cache
+
+	dir atomic.Pointer[directory] // published, never changed; may be stale to its reader
+
+	mu   sync.Mutex // guards tree, and with a leaf's lock its fences
+	tree *directory // private; published as a clone after each change
+	// moved counts leaves that went back to the leaf map, sealed counts entries
+	// made in what was no entry before: an install that read the map before
+	// such a change must read it again.
+	moved, sealed atomic.Uint64
+
+	// Number is the last record number handed out; NumberCeiling is logged.
+	NumberMu      sync.Mutex
+	Number        uint64
+	NumberCeiling uint64
+	NumberLoaded  bool
+
+	// Dropped holds the timestamp from which on the table is gone, 0 while it
+	// lives.
+	Dropped atomic.Uint64
+	// Writers counts live transactions that wrote the table.
+	Writers atomic.Int64
+}
+
+func newTable(c *Cache, id base.TableID, name string) *Table {
+	t := &Table{ID: id, Name: name, cache: c}
+	t.tree = btree.NewG(32, dirLess)
+	t.dir.Store(t.tree.Clone())
+	return t
+}
+
+// floor returns the present leaf with the greatest low fence ≤ key, or nil.
+func floor(d *directory, key []byte) *Leaf {
+	var l *Leaf
+	d.DescendLessOrEqual(dirItem{head: dirHead(key), low: key}, func(it dirItem) bool {
+		l = it.leaf
+		return false
+	})
+	return l
+}
+
+// above returns the first present leaf whose item lies strictly above key.
+func above(d *directory, key []byte) *Leaf {
+	var l *Leaf
+	d.AscendGreaterOrEqual(dirItem{head: dirHead(key), low: key}, func(it dirItem) bool {
+		if bytes.Equal(it.low, key) {
+			return true
+		}
+		l = it.leaf
+		return false
+	})
+	return l
+}
+
+// below returns the last present leaf whose item lies strictly below key; nil
+// key is the end of the table.
+func below(d *directory, key []byte) *Leaf {
+	var l *Leaf
+	visit := func(it dirItem) bool {
+		if key != nil && bytes.Equal(it.low, key) {
+			return true
+		}
+		l = it.leaf
+		return false
+	}
+	if key == nil {
+		d.Descend(visit)
+	} else {
+		d.DescendLessOrEqual(dirItem{head: dirHead(key), low: key}, visit)
+	}
+	return l
+}
+
+// publish makes the private tree the directory. REQUIRES: t.mu is held.
+func (t *Table) publish() { t.dir.Store(t.tree.Clone()) }
+
+// addLocked enters l into the directory and repairs the item of the leaf to its
+// left if that leaf has moved right since: otherwise l would hide it.
+// REQUIRES: t.mu is held.
+func (t *Table) addLocked(l *Leaf) {
+	var pred dirItem
+	t.tree.DescendLessOrEqual(dirItem{head: dirHead(l.low), low: l.low}, func(it dirItem) bool {
+		pred = it
+		return false
+	})
+	if pred.leaf != nil && bytes.Compare(pred.leaf.low, l.low) > 0 {
+		t.tree.Delete(pred)
+		t.tree.ReplaceOrInsert(dirItem{head: dirHead(pred.leaf.low), low: pred.leaf.low, leaf: pred.leaf})
+	}
+	t.tree.ReplaceOrInsert(dirItem{head: dirHead(l.low), low: l.low, leaf: l})
+	t.publish()
+}
+
+// removeLocked takes l out of the directory. REQUIRES: t.mu is held.
+func (t *Table) removeLocked(l *Leaf) {
+	it, ok := t.tree.Get(dirItem{head: dirHead(l.low), low: l.low})
+	if !ok || it.leaf != l {
+		// The item carries an older fence of a leaf that moved right.
+		ok = false
+		t.tree.DescendLessOrEqual(dirItem{head: dirHead(l.low), low: l.low}, func(x dirItem) bool {
+			it, ok = x, x.leaf == l
+			return false
+		})
+		if !ok {
+			return
+		}
+	}
+	t.tree.Delete(it)
+	t.publish()
+}
+
+// find returns a present leaf that covered key a moment ago, nil for a gap. The
+// caller locks it and asks covers again.
+func (t *Table) find(key []byte) *Leaf {
+	for {
+		d := t.dir.Load()
+		l := floor(d, key)
+		if l == nil {
+			return nil
+		}
+		l.mu.RLock()
+		ok := l.covers(key)
+		l.mu.RUnlock()
+		if ok {
+			return l
+		}
+		if t.dir.Load() == d {
+			return nil
+		}
+	}
+}
+
+// install makes the leaf that covers key present. REQUIRES: no lock is held.
+// errNoMemory: the descriptor does not fit.
+func (t *Table) install(key []byte) error {
+	c := t.cache
+	moved, sealed := t.moved.Load(), t.sealed.Load()
+	en, found, holeLow, holeHigh, err := c.space.Lookup(t.ID, key)
+	if err != nil {
+		return err
+	}
+	l := &Leaf{table: t}
+	if found {
+		defer c.space.ReleaseEntry(&en)
+		l.low, l.high, l.mapped = en.Low, en.High, true
+		l.list, err = c.listOf(&en)
+		if err != nil {
+			return err
+		}
+		if l.list == nil {
+			l.list = &frameList{seq: en.Seq}
+		}
+	} else {
+		l.low, l.high = holeLow, holeHigh
+	}
+	l.charged = l.cost()
+	if !c.arena.Charge(l.charged) {
+		return errNoMemory
+	}
+	if !t.link(l, key, found, moved, sealed) {
+		c.arena.Uncharge(l.charged)
+		return nil // somebody was faster or the map has changed: search again
+	}
+	c.ring.add(l)
+	return nil
+}
+
+// link enters a leaf read from the map into the directory, unless what was read
+// may be stale.
+func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.moved.Load() != moved || (!entry && t.sealed.Load() != sealed) {
+		return false
+	}
+	if p := floor(t.tree, key); p != nil {
+		if bytes.Compare(key, p.low) >= 0 {
+			if p.high == nil || bytes.Compare(key, p.high) < 0 {
+				return false // present by now
+			}
+			if !entry && bytes.Compare(p.high, l.low) > 0 {
+				l.low = p.high
+			}
+		} else if !entry && (l.high == nil || bytes.Compare(p.low, l.high) < 0) {
+			l.high = p.low // p has moved right: the gap ends at its fence
+		}
+		if !entry && bytes.Compare(p.low, key) > 0 {
+			// The leaf before p bounds the gap from the left.
+			if q := t.beforeLocked(p); q != nil && q.high != nil && bytes.Compare(q.high, l.low) > 0 {
+				l.low = q.high
+			}
+		}
+	}
+	if n := above(t.tree, key); n != nil && !entry {
+		if l.high == nil || bytes.Compare(n.low, l.high) < 0 {
+			l.high = n.low
+		}
+	}
+	l.prefix = commonPrefix(l.low, l.high)
+	t.addLocked(l)
+	return true
+}
+
+// beforeLocked returns the leaf whose item precedes that of l.
+func (t *Table) beforeLocked(l *Leaf) *Leaf {
+	var out *Leaf
+	seen := false
+	t.tree.DescendLessOrEqual(dirItem{head: dirHead(l.low), low: l.low}, func(it dirItem) bool {
+		if it.leaf == l {
+			seen = true
+			return true
+		}
+		if !seen {
+			return true
+		}
+		out = it.leaf
+		return false
+	})
+	return out
+}
+
+// Owner lookups for frames read from the leaf map.
+func (c *Cache) listOf(en *tablespaceEntry) (*frameList, error) {
+	fl := &frameList{seq: en.Seq}
+	for i := range en.Frames {
+		f := frame{FrameRef: en.Frames[i]}
+		if f.Owner != 0 {
+			o := c.owner(f.Owner)
+			if o == nil {
+				if f.Owner.Incarnation() >= c.incarnation {
+					return nil, unknownOwner(f.Owner)
+				}
+				continue // of an earlier incarnation, without outcome: never committed (L7)
+			}
+			if st, _ := o.Status(); st == versionchain.Aborted {
+				continue
+			}
+			f.out = o
+		}
+		fl.frames = append(fl.frames, f)
+	}
+	if len(fl.frames) == 0 {
+		return nil, nil
+	}
+	return fl, nil
+}

@@ -1,0 +1,75 @@
+package scavenger
+
+import (
+	"context"
+
+	"github.com/sakerdb/saker/recordcache"
+)
+
+// hand is the scavenger's place in the ring of leaves.
+type hand struct {
+	s     *Scavenger
+	batch []*recordcache.Leaf
+}
+
+func (s *Scavenger) newHand() *hand {
+	return &hand{s: s, batch: make([]*recordcache.Leaf, 0, 16)}
+}
+
+// sweep moves the hand once around at most, until reserved bytes pass the
+// low-water mark, and reports whether anything was freed. At patience zero warm
+// leaves get a second chance; later everything is taken that can be: small
+// transactions' rows are chilled where a frame is not worth it, and framed when
+// even that was not enough.
+func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) {
+	s := h.s
+	rq := recordcache.Request{Action: recordcache.Backlog, Horizon: s.Horizon()}
+	if patience > 1 {
+		rq.Action = recordcache.BacklogAll
+	}
+	for visited, n := 0, s.Cache.Leaves()+1; visited < n; {
+		batch := s.Cache.Tick(h.batch)
+		if len(batch) == 0 {
+			return moved, nil
+		}
+		rq.Horizon = s.Horizon()
+		for _, l := range batch {
+			visited++
+			freed, err := h.take(ctx, l, &rq, patience)
+			if err != nil {
+				return moved, err
+			}
+			moved = moved || freed
+			if s.Arena.Reserved() <= s.low && !s.waiting() {
+				return true, nil
+			}
+		}
+		s.serve()
+	}
+	return moved, nil
+}
+
+// take relieves one leaf.
+func (h *hand) take(ctx context.Context, l *recordcache.Leaf, rq *recordcache.Request, patience int) (bool, error) {
+	s := h.s
+	cold, resident := l.Cold()
+	if !resident {
+		return (cold || patience > 0) && s.Cache.Collapse(l), nil
+	}
+	if !cold && patience == 0 {
+		return false, nil
+	}
+	rep, err := s.Cache.Relieve(ctx, l, rq)
+	if err != nil {
+		return false, err
+	}
+	freed := rep.Freed > 0
+	if rep.Few > 0 && rq.Action == recordcache.Backlog {
+		n, err := s.Cache.Chill(ctx, l, *s.track.Load())
+		if err != nil {
+			return freed, err
+		}
+		freed = freed || n > 0
+	}
+	return freed, nil
+}

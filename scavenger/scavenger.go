@@ -1,0 +1,341 @@
+package scavenger
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sakerdb/saker/internal/arena"
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/recordcache"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// Config is what a Scavenger works on.
+type Config struct {
+	Arena   *arena.Arena
+	Cache   *recordcache.Cache
+	Horizon func() versionchain.Horizon
+	// Failure returns the error that poisoned the store, or nil.
+	Failure func() error
+}
+
+// Scavenger keeps record memory below its cap.
+type Scavenger struct {
+	Config
+	high, low int64
+
+	flag     atomic.Bool
+	episodes atomic.Uint64
+	scans    atomic.Uint64 // leaves visited
+	setFlag  atomic.Pointer[func(bool)]
+	track    atomic.Pointer[func(base.TxnID, base.LSN, uint64)]
+	stretch  atomic.Pointer[func(base.TxnID) []base.Epoch]
+
+	mu      sync.Mutex // guards the fields below
+	waiters []*waiter  // first come, first served (M7)
+	merges  map[mergeKey]struct{}
+	order   []mergeKey
+
+	kick  chan struct{}
+	merge chan struct{}
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+}
+
+type waiter struct {
+	need int
+	ok   chan struct{}
+}
+
+type mergeKey struct {
+	t   *recordcache.Table
+	low string
+}
+
+// Thresholds of reserved bytes, in percent of the cap. The flag rises at
+// highWater and falls at lowWater: hysteresis.
+const (
+	highWater = 90
+	lowWater  = 76
+	// maxMerges is how many merge requests are kept; more are asked for again.
+	maxMerges = 4096
+	// waitLimit is how long a transaction waits while nothing can be moved.
+	waitLimit = 10 * time.Second
+)
+
+// New returns a scavenger at rest; Start sets it going.
+func New(c Config) *Scavenger {
+	return &Scavenger{
+		Config: c, high: c.Arena.Cap() / 100 * highWater, low: c.Arena.Cap() / 100 * lowWater,
+		merges: make(map[mergeKey]struct{}), kick: make(chan struct{}, 1), merge: make(chan struct{}, 1),
+	}
+}
+
+// Start begins the scavenger's goroutines. setFlag raises and lowers the flag of
+// every active transaction, track notes log segments of what is chilled,
+// stretches returns the live savepoints of a transaction.
+func (s *Scavenger) Start(setFlag func(bool), track func(base.TxnID, base.LSN, uint64), stretches func(base.TxnID) []base.Epoch) {
+	s.setFlag.Store(&setFlag)
+	s.track.Store(&track)
+	s.stretch.Store(&stretches)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.done.Add(2)
+	go s.run(ctx)
+	go s.runMerges(ctx)
+}
+
+// Close ends the goroutines.
+func (s *Scavenger) Close() {
+	if s.stop != nil {
+		s.stop()
+	}
+	s.done.Wait()
+}
+
+// LowMemory reports whether the flag is up.
+func (s *Scavenger) LowMemory() bool { return s.flag.Load() }
+
+// Episodes returns how often the flag has risen.
+func (s *Scavenger) Episodes() uint64 { return s.episodes.Load() }
+
+// RequestMerge asks for a merge of the leaf at low; it never blocks.
+func (s *Scavenger) RequestMerge(t *recordcache.Table, low []byte) {
+	k := mergeKey{t, string(low)}
+	s.mu.Lock()
+	if _, ok := s.merges[k]; !ok && len(s.order) < maxMerges {
+		s.merges[k] = struct{}{}
+		s.order = append(s.order, k)
+	}
+	s.mu.Unlock()
+	poke(s.merge)
+}
+
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// run waits for pressure and relieves it.
+func (s *Scavenger) run(ctx context.Context) {
+	defer s.done.Done()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	hand := s.newHand()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.kick:
+		case <-tick.C:
+		}
+		if s.Arena.Reserved() > s.high || s.waiting() {
+			s.episode(ctx, hand)
+		}
+	}
+}
+
+func (s *Scavenger) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.waiters) > 0
+}
+
+// episode is one spell of low memory, step by step (§4): load-based scavenge;
+// the flag; chill and backlog until reserved bytes pass the low-water mark.
+func (s *Scavenger) episode(ctx context.Context, h *hand) {
+	if s.scavenge(ctx, h) {
+		s.serve()
+		return
+	}
+	s.raise()
+	defer s.lower()
+	idle := 0
+	for s.Arena.Reserved() > s.low || s.waiting() {
+		if ctx.Err() != nil || s.Failure() != nil {
+			s.serve()
+			return
+		}
+		moved, err := h.sweep(ctx, idle)
+		if err != nil {
+			return
+		}
+		s.serve()
+		if moved {
+			idle = 0
+			continue
+		}
+		if idle++; idle > 2 {
+			// Nothing moves: what is left is pinned or on its way. Let it go by.
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Millisecond):
+			}
+			if idle > 10 && !s.waiting() {
+				return
+			}
+		}
+	}
+}
+
+// scavenge prunes and retires cold leaves; it reports whether that was enough.
+// It gives up early where a sample shows that there is little to gain.
+func (s *Scavenger) scavenge(ctx context.Context, h *hand) bool {
+	rq := recordcache.Request{Action: recordcache.Prune, Horizon: s.Horizon()}
+	visited, gained := 0, int64(0)
+	for n := s.Cache.Leaves() + 1; visited < n; {
+		batch := s.Cache.Tick(h.batch)
+		if len(batch) == 0 {
+			break
+		}
+		for _, l := range batch {
+			visited++
+			cold, resident := l.Cold()
+			if !resident {
+				if cold {
+					s.Cache.Collapse(l)
+				}
+				continue
+			}
+			if !cold && visited*2 < n {
+				continue
+			}
+			rep, err := s.Cache.Relieve(ctx, l, &rq)
+			if err != nil {
+				return false
+			}
+			gained += rep.Freed
+		}
+		if s.Arena.Reserved() <= s.low {
+			return true
+		}
+		if visited >= 256 && gained < int64(visited)*256 {
+			return false
+		}
+	}
+	return s.Arena.Reserved() <= s.low
+}
+
+func (s *Scavenger) raise() {
+	s.flag.Store(true)
+	s.episodes.Add(1)
+	(*s.setFlag.Load())(true)
+}
+
+// lower takes the flag down. It is not conditional on anything: the one way out
+// of an episode (hazard 7).
+func (s *Scavenger) lower() {
+	s.flag.Store(false)
+	(*s.setFlag.Load())(false)
+}
+
+// serve lets waiters go on while there is room for them, in order.
+func (s *Scavenger) serve() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	room := s.Arena.Cap() - s.Arena.ReserveBytes() - s.Arena.Reserved()
+	for len(s.waiters) > 0 {
+		w := s.waiters[0]
+		if room < int64(w.need)+recordcache.MaxBlock && s.Failure() == nil {
+			return
+		}
+		room -= int64(w.need) + recordcache.MaxBlock
+		s.waiters = s.waiters[1:]
+		close(w.ok)
+	}
+}
+
+// Wait waits until need bytes of record memory may be had, helping meanwhile.
+// ErrRecordMemory, naming what holds memory, when nothing could be moved for
+// waitLimit. REQUIRES: no lock is held.
+func (s *Scavenger) Wait(ctx context.Context, need int) error {
+	w := &waiter{need: need, ok: make(chan struct{})}
+	s.mu.Lock()
+	s.waiters = append(s.waiters, w)
+	s.mu.Unlock()
+	poke(s.kick)
+	limit := time.NewTimer(waitLimit)
+	defer limit.Stop()
+	for {
+		select {
+		case <-w.ok:
+			return s.Failure()
+		case <-ctx.Done():
+			s.forget(w)
+			return ctx.Err()
+		case <-limit.C:
+			s.forget(w)
+			select {
+			case <-w.ok:
+				return nil
+			default:
+			}
+			return fmt.Errorf("%w: %d of %d bytes reserved, %d of them charged; nothing can be moved",
+				base.ErrRecordMemory, s.Arena.Reserved(), s.Arena.Cap(), s.Arena.Charged())
+		}
+	}
+}
+
+func (s *Scavenger) forget(w *waiter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, x := range s.waiters {
+		if x == w {
+			s.waiters = append(s.waiters[:i:i], s.waiters[i+1:]...)
+			return
+		}
+	}
+}
+
+// Help backlogs up to n cold leaves in the caller's own time, while the flag is
+// up. REQUIRES: no lock is held.
+func (s *Scavenger) Help(ctx context.Context, n int) error {
+	rq := recordcache.Request{Action: recordcache.Backlog, Horizon: s.Horizon()}
+	batch := make([]*recordcache.Leaf, 0, 1)
+	for tries := 0; n > 0 && tries < 16 && s.flag.Load(); tries++ {
+		for _, l := range s.Cache.Tick(batch) {
+			if cold, resident := l.Cold(); !cold || !resident {
+				continue
+			}
+			if _, err := s.Cache.Relieve(ctx, l, &rq); err != nil {
+				return err
+			}
+			n--
+		}
+	}
+	return nil
+}
+
+// runMerges does the merges that were asked for, one at a time.
+func (s *Scavenger) runMerges(ctx context.Context) {
+	defer s.done.Done()
+	for {
+		s.mu.Lock()
+		var k mergeKey
+		ok := len(s.order) > 0
+		if ok {
+			k = s.order[0]
+			s.order = s.order[1:]
+			delete(s.merges, k)
+		}
+		s.mu.Unlock()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.merge:
+				continue
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		// A merge that fails leaves everything as it was.
+		_ = s.Cache.Merge(ctx, k.t, []byte(k.low), *s.stretch.Load())
+	}
+}

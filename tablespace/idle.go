@@ -1,0 +1,46 @@
+package tablespace
+
+import "github.com/sakerdb/saker/internal/base"
+
+// idleRun is a run that nothing lists since an edit.
+type idleRun struct {
+	r   *Run
+	seq base.EditSeq
+}
+
+// idle notes that nothing lists r as of edit seq.
+func (s *Space) idle(r *Run, seq base.EditSeq) {
+	s.idleMu.Lock()
+	s.idleRuns = append(s.idleRuns, idleRun{r, seq})
+	s.idleMu.Unlock()
+	s.forget(r)
+}
+
+// unlinkIdle unlinks what nothing lists since an edit that is durable. Runs
+// still written to, or listed again, or read at the moment, are kept: the first
+// and the last stay in the list.
+func (s *Space) unlinkIdle(durable base.EditSeq) error {
+	s.idleMu.Lock()
+	list := s.idleRuns
+	s.idleRuns = nil
+	s.idleMu.Unlock()
+	var first error
+	var keep []idleRun
+	for _, x := range list {
+		r := x.r
+		switch refs := r.refs.Load(); {
+		case refs&gone != 0 || r.listed.Load() != 0 || r.applied.Load() != 0:
+			// Dropped, or it comes back to the list when its count does.
+		case x.seq > durable || !r.sealed.Load() || refs > 0:
+			keep = append(keep, x)
+		default:
+			if err := s.unlink(r); err != nil && first == nil {
+				first = err
+			}
+		}
+	}
+	s.idleMu.Lock()
+	s.idleRuns = append(s.idleRuns, keep...)
+	s.idleMu.Unlock()
+	return first
+}

@@ -1,0 +1,407 @@
+package tablespace
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/sakerdb/saker/internal/base"
+)
+
+// view is one moment of the map: an iterator over Pebble and the overlay over
+// it. It is true as long as no entry has left the overlay since the iterator
+// was made (queue.pops), for then everything later is in the overlay.
+type view struct {
+	s    *Space
+	it   *pebble.Iterator
+	pops uint64
+	tree *pendingTree
+	key  []byte // scratch
+	// high is the upper fence of the entry that the iterator is on, if the last
+	// lookup left it there; low its lower one.
+	high, low []byte
+	on        bool
+}
+
+// refresh makes v the present moment.
+func (v *view) refresh() error {
+	for {
+		pops := v.s.q.pops.Load()
+		if v.it == nil || v.pops != pops {
+			if err := v.reopen(); err != nil {
+				return err
+			}
+			v.pops = pops
+		}
+		// After the iterator: an edit that is in Pebble and has not left the
+		// overlay may be in both, never in neither.
+		v.tree = v.s.q.overlay()
+		if v.s.q.pops.Load() == pops {
+			return nil
+		}
+	}
+}
+
+func (v *view) reopen() error {
+	v.close()
+	it, err := v.s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{keyEntry}, UpperBound: []byte{keyEntry + 1}})
+	if err != nil {
+		return fmt.Errorf("saker: read leaf map: %w", err)
+	}
+	v.it = it
+	return nil
+}
+
+func (v *view) close() {
+	v.on, v.tree = false, nil
+	if v.it != nil {
+		_ = v.it.Close() // errors were seen where they mattered, by failed
+		v.it = nil
+	}
+}
+
+// failed returns the error of the iterator, if any.
+func (v *view) failed() error {
+	if err := v.it.Error(); err != nil {
+		return fmt.Errorf("saker: read leaf map: %w", err)
+	}
+	return nil
+}
+
+// rowLow returns Low of the row that the iterator is on, if it is of the table.
+func (v *view) rowLow(ok bool, table base.TableID) ([]byte, bool) {
+	if !ok {
+		return nil, false
+	}
+	k := v.it.Key()
+	if len(k) < entryKeyPrefix || base.TableID(be32(k[1:])) != table {
+		return nil, false
+	}
+	return k[entryKeyPrefix:], true
+}
+
+func be32(b []byte) uint32 {
+	_ = b[3]
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}
+
+// found is where a search ended: a pending entry, else the iterator's row.
+type found struct {
+	ok      bool
+	pending *pendingEntry
+}
+
+// floor finds the entry with the greatest Low ≤ key, or < key if below is set;
+// a nil key with below means the last of the table.
+func (v *view) floor(table base.TableID, key []byte, below bool) (found, error) {
+	v.on = false
+	pivot := pendingEntry{table: table, low: key}
+	v.key = entryKey(v.key[:0], table, key)
+	switch {
+	case !below:
+		v.key = append(v.key, 0)
+	case key == nil:
+		pivot.table++ // its entries are not of table; 0 after the last, see below
+		v.key = append(v.key[:entryKeyPrefix], 0)
+		for i := entryKeyPrefix - 1; i >= 0; i-- { // successor of the prefix
+			v.key[i]++
+			if v.key[i] != 0 {
+				break
+			}
+		}
+		v.key = v.key[:entryKeyPrefix]
+	}
+	row, ok := v.rowLow(v.it.SeekLT(v.key), table)
+	var f found
+	visit := func(p *pendingEntry) bool {
+		if p.table != table {
+			return p.table > table // the pivot's own table
+		}
+		if below && key != nil && bytes.Equal(p.low, key) {
+			return true
+		}
+		cmp := 1
+		if ok {
+			cmp = bytes.Compare(p.low, row)
+		}
+		switch {
+		case cmp < 0:
+			return false
+		case !p.deleted:
+			f = found{ok: true, pending: p}
+			return false
+		case cmp == 0:
+			row, ok = v.rowLow(v.it.Prev(), table)
+		}
+		return true
+	}
+	if v.tree.Len() > 0 {
+		if pivot.table < table {
+			v.tree.Descend(visit)
+		} else {
+			v.tree.DescendLessOrEqual(&pivot, visit)
+		}
+	}
+	if f.ok {
+		return f, nil
+	}
+	return found{ok: ok}, v.failed()
+}
+
+// ceiling finds the lowest Low > key, or ≥ key if from is set; nil if there is none.
+func (v *view) ceiling(table base.TableID, key []byte, from bool) ([]byte, error) {
+	v.on = false
+	v.key = entryKey(v.key[:0], table, key)
+	if !from {
+		v.key = append(v.key, 0)
+	}
+	row, ok := v.rowLow(v.it.SeekGE(v.key), table)
+	var low []byte
+	if v.tree.Len() > 0 {
+		v.tree.AscendGreaterOrEqual(&pendingEntry{table: table, low: key}, func(p *pendingEntry) bool {
+			if p.table != table {
+				return false
+			}
+			if !from && bytes.Equal(p.low, key) {
+				return true
+			}
+			cmp := -1
+			if ok {
+				cmp = bytes.Compare(p.low, row)
+			}
+			switch {
+			case cmp > 0:
+				return false
+			case !p.deleted:
+				low = p.low
+				return false
+			case cmp == 0:
+				row, ok = v.rowLow(v.it.Next(), table)
+			}
+			return true
+		})
+	}
+	if low == nil && ok {
+		low = bytes.Clone(row)
+		if low == nil {
+			low = []byte{}
+		}
+	}
+	return low, v.failed()
+}
+
+// entry returns what a search found.
+func (v *view) entry(f found) (Entry, error) {
+	if f.pending != nil {
+		return f.pending.en, nil
+	}
+	key := v.it.Key()
+	value, err := v.it.ValueAndErr()
+	if err != nil {
+		return Entry{}, fmt.Errorf("saker: read leaf map: %w", err)
+	}
+	buf := make([]byte, 0, len(key)+len(value))
+	buf = append(append(buf, key...), value...)
+	en, err := decodeEntry(buf[:len(key):len(key)], buf[len(key):])
+	if err == nil {
+		v.low, v.high, v.on = en.Low, en.High, true
+	}
+	return en, err
+}
+
+// covers reports whether the entry covers the key, or what is just below it.
+func covers(en *Entry, key []byte, below bool) bool {
+	if en.High == nil {
+		return true
+	}
+	if below {
+		return key != nil && bytes.Compare(key, en.High) <= 0
+	}
+	return bytes.Compare(key, en.High) < 0
+}
+
+// find returns the entry at key, or just below it, or the hole around it.
+func (v *view) find(table base.TableID, key []byte, below bool) (en Entry, ok bool, holeLow, holeHigh []byte, err error) {
+	if en, ok, err := v.beside(table, key, below); ok || err != nil {
+		return en, ok, nil, nil, err
+	}
+	f, err := v.floor(table, key, below)
+	if err != nil {
+		return Entry{}, false, nil, nil, err
+	}
+	if f.ok {
+		if en, err = v.entry(f); err != nil {
+			return Entry{}, false, nil, nil, err
+		}
+		if covers(&en, key, below) {
+			return en, true, nil, nil, nil
+		}
+		holeLow = en.High
+	}
+	if key != nil || !below {
+		holeHigh, err = v.ceiling(table, key, below)
+	}
+	return Entry{}, false, holeLow, holeHigh, err
+}
+
+// beside tries the neighbour of the entry that the last lookup found: a scan
+// steps instead of seeking. It need not find what is there.
+func (v *view) beside(table base.TableID, key []byte, below bool) (Entry, bool, error) {
+	if !v.on || key == nil {
+		return Entry{}, false, nil
+	}
+	if below {
+		if !bytes.Equal(key, v.low) || v.tree.Len() > 0 {
+			return Entry{}, false, nil
+		}
+	} else if v.high == nil || !bytes.Equal(key, v.high) {
+		return Entry{}, false, nil
+	}
+	v.on = false
+	var ok bool
+	if below {
+		ok = v.it.Prev()
+	} else {
+		ok = v.it.Next()
+	}
+	row, ok := v.rowLow(ok, table)
+	if !ok || !below && !bytes.Equal(row, key) {
+		return Entry{}, false, v.failed()
+	}
+	if v.tree.Len() > 0 {
+		if _, shadowed := v.tree.Get(&pendingEntry{table: table, low: key}); shadowed {
+			return Entry{}, false, nil
+		}
+	}
+	en, err := v.entry(found{ok: true})
+	if err != nil || !covers(&en, key, below) {
+		v.on = false
+		return Entry{}, false, err
+	}
+	return en, true, nil
+}
+
+// lookup is find at the present moment, with references on the runs.
+func (v *view) lookup(table base.TableID, key []byte, below bool) (en Entry, ok bool, holeLow, holeHigh []byte, err error) {
+	for {
+		if err = v.refresh(); err != nil {
+			return
+		}
+		en, ok, holeLow, holeHigh, err = v.find(table, key, below)
+		if err != nil {
+			v.on = false
+			return
+		}
+		if !ok || v.s.hold(&en) || v.s.q.pops.Load() == v.pops {
+			return
+		}
+		// A run was unlinked since v's moment, because a later edit removed it
+		// from this entry.
+		v.s.ReleaseEntry(&en)
+	}
+}
+
+// hold takes a reference on every run that the entry names and reports whether
+// it got all.
+func (s *Space) hold(en *Entry) bool {
+	if len(en.Frames) == 0 {
+		en.held = nil
+		return true
+	}
+	en.held = make([]*Run, len(en.Frames))
+	all := true
+	s.regMu.RLock()
+	for i := range en.Frames {
+		if r := s.runs[en.Frames[i].Run]; r != nil && r.Acquire() {
+			en.held[i] = r
+		} else {
+			all = false
+		}
+	}
+	s.regMu.RUnlock()
+	return all
+}
+
+// ReleaseEntry gives back the references that a lookup took.
+func (s *Space) ReleaseEntry(en *Entry) {
+	held := en.held
+	en.held = nil
+	for _, r := range held {
+		if r != nil {
+			r.Release()
+		}
+	}
+}
+
+// Lookup returns the entry of the table with Low ≤ key < High, or the hole
+// around key: nil is an open end. It holds a reference on every run named by
+// the entry until ReleaseEntry. REQUIRES: no lock is held, it may read.
+func (s *Space) Lookup(table base.TableID, key []byte) (en Entry, found bool, holeLow, holeHigh []byte, err error) {
+	v := s.views.get()
+	en, found, holeLow, holeHigh, err = v.lookup(table, key, false)
+	s.views.put(v)
+	return
+}
+
+// LookupBefore is Lookup for the keys just below key; nil is the end of the
+// table. For scans in reverse.
+func (s *Space) LookupBefore(table base.TableID, key []byte) (en Entry, found bool, holeLow, holeHigh []byte, err error) {
+	v := s.views.get()
+	en, found, holeLow, holeHigh, err = v.lookup(table, key, true)
+	s.views.put(v)
+	return
+}
+
+// viewPool keeps idle views: making an iterator costs as much as a search.
+type viewPool struct {
+	s    *Space
+	mu   sync.Mutex // guards free
+	free []*view
+	shut bool
+}
+
+const maxIdleViews = 8
+
+func (p *viewPool) get() *view {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.free); n > 0 {
+		v := p.free[n-1]
+		p.free = p.free[:n-1]
+		return v
+	}
+	return &view{s: p.s}
+}
+
+func (p *viewPool) put(v *view) {
+	v.tree, v.on = nil, false
+	p.mu.Lock()
+	if len(p.free) < maxIdleViews && !p.shut && v.it != nil && v.pops == p.s.q.pops.Load() {
+		p.free = append(p.free, v)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	v.close()
+}
+
+// drop closes idle iterators, which keep memtables and files that Pebble has
+// replaced.
+func (p *viewPool) drop() {
+	p.mu.Lock()
+	free := p.free
+	p.free = nil
+	p.mu.Unlock()
+	for _, v := range free {
+		v.close()
+	}
+}
+
+func (p *viewPool) close() {
+	p.mu.Lock()
+	p.shut = true
+	p.mu.Unlock()
+	p.drop()
+}

@@ -1,0 +1,108 @@
+package txn
+
+import (
+	"sync"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/seriallog"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// committer gives commits their order. Order of commit records = timestamp order
+// = publication order (L2):
+//
+//  1. under mu: take the next timestamp, append the commit record, queue up
+//  2. wait for the sync, with many others, holding nothing
+//  3. under mu: publish everything at the head of the queue that is synced or
+//     needs no sync: outcome first, then the clock
+//
+// A commit that needs no sync still waits behind one that does: it would
+// otherwise be visible, and vanish in a crash together with what it read.
+type committer struct {
+	mu    sync.Mutex // guards the fields below
+	last  base.CommitTS
+	queue []*pending
+	// pubEnd is the end of the commit record of the published clock (L6).
+	pubEnd base.LSN
+}
+
+type pending struct {
+	out     *versionchain.Outcome // nil for a change of the catalog
+	ts      base.CommitTS
+	end     base.LSN
+	durable bool
+	done    bool
+	apply   func() // run at publication, under committer.mu; short
+}
+
+// enqueue runs step 1; append returns the end of the record.
+func (c *committer) enqueue(p *pending, appendRecord func(ts base.CommitTS) (base.LSN, error)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ts := c.last + 1
+	end, err := appendRecord(ts)
+	if err != nil {
+		return err
+	}
+	c.last = ts
+	p.ts, p.end = ts, end
+	if p.out != nil {
+		p.out.SetCommitting(ts)
+	}
+	c.queue = append(c.queue, p)
+	return nil
+}
+
+// finish runs steps 2 and 3.
+func (c *committer) finish(p *pending, log *seriallog.Log, snaps *snapshots) error {
+	if p.durable {
+		if err := log.Sync(p.end); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.publishLocked(log.Synced(), snaps)
+	for !p.done {
+		// A durable commit ahead is not synced yet: help it on.
+		c.mu.Unlock()
+		err := log.Sync(p.end)
+		c.mu.Lock()
+		if err != nil {
+			return err
+		}
+		c.publishLocked(log.Synced(), snaps)
+	}
+	return nil
+}
+
+func (c *committer) publishLocked(synced base.LSN, snaps *snapshots) {
+	n := 0
+	for _, p := range c.queue {
+		if p.durable && p.end > synced {
+			break
+		}
+		n++
+		if p.out != nil {
+			p.out.SetCommitted(p.ts)
+		}
+		if p.apply != nil {
+			p.apply()
+		}
+		snaps.clock.Store(uint64(p.ts))
+		c.pubEnd = p.end
+		p.done = true
+	}
+	if n > 0 {
+		rest := copy(c.queue, c.queue[n:])
+		clear(c.queue[rest:])
+		c.queue = c.queue[:rest]
+	}
+}
+
+// published returns the clock and the end of its commit record.
+func (c *committer) published(snaps *snapshots) (base.LSN, base.CommitTS) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pubEnd, snaps.now()
+}

@@ -1,0 +1,192 @@
+package txn
+
+import (
+	"bytes"
+	"iter"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/recordcache"
+)
+
+// Scan returns the rows of r in key order, descending with Reverse, as the
+// transaction's snapshot and its own writes have them. The bytes of a Row are
+// valid until the next iteration. An error ends the scan and comes as the last
+// pair. Own writes made while scanning are seen from the next row on.
+func (tx *Tx) Scan(t *recordcache.Table, r Range) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		c := tx.Cursor(t, r)
+		defer c.Close()
+		ok := c.First
+		if r.Reverse {
+			ok = c.Last
+		}
+		n := 0
+		for more := ok(); more; {
+			if r.Limit > 0 && n >= r.Limit {
+				return
+			}
+			n++
+			if !yield(Row{Key: c.Key(), Value: c.Value()}, nil) {
+				return
+			}
+			if r.Reverse {
+				more = c.Prev()
+			} else {
+				more = c.Next()
+			}
+		}
+		if err := c.Err(); err != nil {
+			yield(Row{}, err)
+		}
+	}
+}
+
+// Cursor walks the rows of a range in either direction. It is stable in its
+// transaction's snapshot and sees the transaction's own writes as of when it
+// moves. It belongs to the goroutine of its transaction. Limit and Reverse of
+// the range do not bind it.
+type Cursor struct {
+	tx      *Tx
+	t       *recordcache.Table
+	from    []byte
+	to      []byte
+	it      recordcache.Iter
+	sc      recordcache.Scratch
+	reverse bool
+	valid   bool
+	seen    uint64 // the transaction's writes when the view was taken
+	key     []byte // position, a copy
+	err     error
+	closed  bool
+}
+
+// Cursor returns a cursor over r, not yet positioned. Close it.
+func (tx *Tx) Cursor(t *recordcache.Table, r Range) *Cursor {
+	return &Cursor{tx: tx, t: t, from: bytes.Clone(r.From), to: bytes.Clone(r.To)}
+}
+
+// First moves to the first row and reports whether there is one.
+func (c *Cursor) First() bool { return c.begin(c.from, c.to, false) }
+
+// Last moves to the last row and reports whether there is one.
+func (c *Cursor) Last() bool { return c.begin(c.from, c.to, true) }
+
+// Seek moves to the first row whose key is not below key.
+func (c *Cursor) Seek(key []byte) bool {
+	from := key
+	if bytes.Compare(from, c.from) < 0 {
+		from = c.from
+	}
+	return c.begin(from, c.to, false)
+}
+
+// SeekBefore moves to the last row whose key is below key.
+func (c *Cursor) SeekBefore(key []byte) bool {
+	to := key
+	if c.to != nil && bytes.Compare(c.to, to) < 0 {
+		to = c.to
+	}
+	return c.begin(c.from, to, true)
+}
+
+func (c *Cursor) begin(from, to []byte, reverse bool) bool {
+	tx := c.tx
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	c.valid = false
+	if !c.usable() {
+		return false
+	}
+	if to != nil && bytes.Compare(from, to) >= 0 {
+		return false
+	}
+	c.reverse = reverse
+	c.it.Reset(c.t, &tx.w.Reader, &c.sc, from, to, reverse)
+	c.seen = tx.writes
+	return c.step()
+}
+
+// usable checks cursor, transaction and table. REQUIRES: tx.mu is held.
+func (c *Cursor) usable() bool {
+	if c.closed {
+		c.err = base.ErrTxDone
+		return false
+	}
+	if err := c.tx.enter(c.t); err != nil {
+		c.err = err
+		return false
+	}
+	return c.err == nil
+}
+
+func (c *Cursor) step() bool {
+	c.valid = c.it.Next()
+	if !c.valid {
+		c.err = c.it.Err()
+	}
+	return c.valid
+}
+
+// Next moves to the next row in ascending order. On a cursor that was not
+// positioned it is First.
+func (c *Cursor) Next() bool { return c.move(false) }
+
+// Prev moves to the next row in descending order. On a cursor that was not
+// positioned it is Last.
+func (c *Cursor) Prev() bool { return c.move(true) }
+
+func (c *Cursor) move(reverse bool) bool {
+	tx := c.tx
+	tx.mu.Lock()
+	if c.valid && c.reverse == reverse && c.seen == tx.writes && tx.ended == nil && c.err == nil {
+		ok := c.step()
+		tx.mu.Unlock()
+		return ok
+	}
+	valid := c.valid
+	if valid {
+		c.key = append(c.key[:0], c.it.Key()...)
+	}
+	tx.mu.Unlock()
+	if !valid {
+		if c.it.Err() != nil || c.err != nil {
+			return false
+		}
+		if reverse {
+			return c.Last()
+		}
+		return c.First()
+	}
+	if reverse {
+		return c.begin(c.from, c.key, true)
+	}
+	return c.begin(append(c.key, 0), c.to, false)
+}
+
+// Key returns the current key; valid until the cursor moves.
+func (c *Cursor) Key() []byte {
+	if !c.valid {
+		return nil
+	}
+	return c.it.Key()
+}
+
+// Value returns the current value; valid until the cursor moves.
+func (c *Cursor) Value() []byte {
+	if !c.valid {
+		return nil
+	}
+	return c.it.Value()
+}
+
+// Err returns the error that ended the walk, nil at the end of the range.
+func (c *Cursor) Err() error { return c.err }
+
+// Close releases the cursor.
+func (c *Cursor) Close() error {
+	c.tx.mu.Lock()
+	defer c.tx.mu.Unlock()
+	c.valid, c.closed = false, true
+	c.it.Close()
+	return nil
+}

@@ -1,0 +1,310 @@
+package txn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sakerdb/saker/backlog"
+	"github.com/sakerdb/saker/internal/arena"
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/recordcache"
+	"github.com/sakerdb/saker/scavenger"
+	"github.com/sakerdb/saker/seriallog"
+	"github.com/sakerdb/saker/tablespace"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// Config is what a Manager stands on.
+type Config struct {
+	Arena   *arena.Arena
+	Space   *tablespace.Space
+	Log     *seriallog.Log
+	Backlog *backlog.Store
+	Cache   *recordcache.Cache
+	Reg     *versionchain.Registry
+	Scav    *scavenger.Scavenger
+
+	Incarnation    uint32
+	ChillThreshold int64
+	NoSync         bool
+	ReadOnly       bool
+	// LogLimit is how far the log may grow beyond the checkpoint before new
+	// writers wait (L9).
+	LogLimit int64
+	// Behind is told that the log has grown; it must not block.
+	Behind func()
+	// Failure returns the error that poisoned the store, or nil.
+	Failure func() error
+}
+
+// Manager runs the transactions of one store.
+type Manager struct {
+	Config
+	snaps  *Snapshots
+	commit committer
+	waits  *waits
+	seq    atomic.Uint64
+
+	mu      sync.Mutex // guards the fields below
+	active  map[*Tx]struct{}
+	byID    map[base.TxnID]*Tx
+	closed  bool
+	low     bool // the low-memory flag, for transactions to come
+	retired []retired
+	pins    []segmentPins
+
+	closing  chan struct{}
+	sweeps   chan *sweep
+	sweepers sync.WaitGroup
+	sweeping atomic.Int64
+	relaxed  chan struct{} // closed and replaced when the log shrinks
+	Counters Counters
+}
+
+// Counters count since Open.
+type Counters struct {
+	Commits, Rollbacks, Conflicts, Deadlocks, Waits atomic.Uint64
+}
+
+// Snapshots is the published clock and the register of snapshots; it exists
+// before the Manager, because the record cache needs it.
+type Snapshots struct{ snapshots }
+
+// Recovering sets the clock while no transaction runs: recovery applies commits
+// in the order of the log, and all of them are published.
+func (s *Snapshots) Recovering(ts base.CommitTS) { s.clock.Store(uint64(ts)) }
+
+// Horizon returns the timestamps as of which somebody may read (S1).
+func (s *Snapshots) Horizon() versionchain.Horizon { return s.horizon() }
+
+// retired is a decided transaction whose id may still stand in some leaf; it
+// leaves the registry after a checkpoint has seen every leaf.
+type retired struct {
+	out  *versionchain.Outcome
+	temp bool
+}
+
+// segmentPins are log segments that hold groups of a committed transaction;
+// they are let go when the checkpoint passes its commit record (L5).
+type segmentPins struct {
+	end  base.LSN
+	segs []uint64
+}
+
+// NewManager returns a manager that continues after the recovered clock last;
+// pos is the end of the last recovered commit record.
+func NewManager(c Config, snaps *Snapshots, last base.CommitTS, pos base.LSN) *Manager {
+	m := &Manager{
+		Config: c, snaps: snaps, waits: newWaits(),
+		active: make(map[*Tx]struct{}), byID: make(map[base.TxnID]*Tx),
+		closing: make(chan struct{}), sweeps: make(chan *sweep, 1024), relaxed: make(chan struct{}),
+	}
+	m.commit.last, m.commit.pubEnd = last, pos
+	snaps.clock.Store(uint64(last))
+	m.sweepers.Add(1)
+	go m.sweepLoop()
+	return m
+}
+
+// Clock returns the published clock.
+func (m *Manager) Clock() base.CommitTS { return m.snaps.now() }
+
+// Published returns the published clock and the end of its commit record.
+func (m *Manager) Published() (base.LSN, base.CommitTS) {
+	return m.commit.published(&m.snaps.snapshots)
+}
+
+// Active returns the number of open transactions.
+func (m *Manager) Active() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.active)
+}
+
+// SetLowMemory raises or lowers the flag of every active transaction.
+func (m *Manager) SetLowMemory(low bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.low = low
+	for tx := range m.active {
+		tx.low.Store(low)
+	}
+}
+
+// Stretches returns the epochs that began the live savepoints of a transaction.
+// A savepoint made later begins above every epoch that is stored anywhere, so
+// the answer does not age.
+func (m *Manager) Stretches(id base.TxnID) []base.Epoch {
+	m.mu.Lock()
+	tx := m.byID[id]
+	m.mu.Unlock()
+	if tx == nil {
+		return nil
+	}
+	tx.spMu.Lock()
+	defer tx.spMu.Unlock()
+	return tx.sp.Starts()
+}
+
+// Begin starts a transaction. ctx ends its waits; it is not a deadline for the
+// transaction itself, which stays open until Commit or Rollback.
+func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("saker: begin: %w", err)
+	}
+	if o.Isolation > Serializable {
+		return nil, fmt.Errorf("saker: begin: isolation %d: %w", o.Isolation, base.ErrNotSupported)
+	}
+	if o.Isolation != Snapshot {
+		return nil, fmt.Errorf("saker: begin: isolation %v: %w", o.Isolation, base.ErrNotSupported)
+	}
+	tx := &Tx{m: m, ctx: ctx, readOnly: o.ReadOnly || m.ReadOnly, noSync: o.NoSync || m.NoSync}
+	tx.w.Reg = m.Reg
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil, fmt.Errorf("saker: begin: %w", base.ErrClosed)
+	}
+	tx.snap = m.snaps.open()
+	tx.w.Snapshot = tx.snap.ts
+	m.active[tx] = struct{}{}
+	tx.low.Store(m.low)
+	m.mu.Unlock()
+	return tx, nil
+}
+
+// Relaxed tells writers that wait for the log that it has shrunk.
+func (m *Manager) Relaxed() {
+	m.mu.Lock()
+	close(m.relaxed)
+	m.relaxed = make(chan struct{})
+	m.mu.Unlock()
+}
+
+// admit delays a transaction's first write while the log is over its limit (L9).
+func (m *Manager) admit(ctx context.Context) error {
+	for m.Log.SinceCheckpoint() > m.LogLimit {
+		m.mu.Lock()
+		ch := m.relaxed
+		m.mu.Unlock()
+		m.Behind()
+		if m.Log.SinceCheckpoint() <= m.LogLimit {
+			break
+		}
+		if err := m.Failure(); err != nil {
+			return err
+		}
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.closing:
+			return base.ErrClosed
+		case <-time.After(time.Second): // the store may have failed meanwhile
+		}
+	}
+	if m.Log.SinceCheckpoint() > m.LogLimit/2 {
+		m.Behind()
+	}
+	return nil
+}
+
+// register gives the transaction an id before its first write.
+func (m *Manager) register(tx *Tx) error {
+	if err := m.admit(tx.ctx); err != nil {
+		return err
+	}
+	id := base.TxnID(uint64(m.Incarnation)<<base.TxnSeqBits | m.seq.Add(1))
+	tx.out = versionchain.NewOutcome(id)
+	tx.w.Self = tx.out
+	tx.w.Logged = true
+	m.Reg.Add(tx.out)
+	m.mu.Lock()
+	m.byID[id] = tx
+	m.mu.Unlock()
+	return nil
+}
+
+// leave takes an ended transaction out of all registers.
+func (m *Manager) leave(tx *Tx) {
+	m.snaps.close(tx.snap)
+	m.mu.Lock()
+	delete(m.active, tx)
+	if tx.out != nil {
+		delete(m.byID, tx.out.ID)
+	}
+	m.mu.Unlock()
+}
+
+// retire keeps a decided transaction known until every leaf has been seen.
+func (m *Manager) retire(out *versionchain.Outcome, temp bool) {
+	m.mu.Lock()
+	m.retired = append(m.retired, retired{out, temp})
+	m.mu.Unlock()
+}
+
+// TakeRetired returns the transactions that a walk over all leaves, begun after
+// the call, makes forgettable; Forget forgets them.
+func (m *Manager) TakeRetired() (list []retired) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list, m.retired = m.retired, nil
+	return list
+}
+
+// Forget removes transactions from the registry.
+func (m *Manager) Forget(list []retired) {
+	for _, r := range list {
+		m.Reg.Remove(r.out.ID)
+	}
+}
+
+// Checkpointed lets go of the log segments of transactions whose commit records
+// end at or below pos.
+func (m *Manager) Checkpointed(pos base.LSN) {
+	m.mu.Lock()
+	keep := m.pins[:0]
+	var free []uint64
+	for _, p := range m.pins {
+		if p.end <= pos {
+			free = append(free, p.segs...)
+		} else {
+			keep = append(keep, p)
+		}
+	}
+	m.pins = keep
+	m.mu.Unlock()
+	for _, s := range free {
+		m.Log.Unpin(s)
+	}
+}
+
+// Close ends every open transaction, as a rollback would, and waits for the
+// sweeper. Begin fails from now on.
+func (m *Manager) Close() error {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return base.ErrClosed
+	}
+	m.closed = true
+	close(m.closing)
+	open := make([]*Tx, 0, len(m.active))
+	for tx := range m.active {
+		open = append(open, tx)
+	}
+	m.mu.Unlock()
+	var errs []error
+	for _, tx := range open {
+		if err := tx.end(base.ErrClosed); err != nil && !errors.Is(err, base.ErrTxDone) {
+			errs = append(errs, err)
+		}
+	}
+	close(m.sweeps)
+	m.sweepers.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,556 @@
+package txn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/recordcache"
+	"github.com/sakerdb/saker/savepoint"
+	"github.com/sakerdb/saker/seriallog"
+	"github.com/sakerdb/saker/versionchain"
+)
+
+// Isolation is what a transaction is promised about others.
+type Isolation uint8
+
+const (
+	// Snapshot reads as of one moment; the first updater of a record wins.
+	Snapshot Isolation = iota
+	// ReadCommitted reads what is committed when a statement begins.
+	ReadCommitted
+	// Serializable behaves as if transactions ran one after another.
+	Serializable
+)
+
+// String names the level.
+func (i Isolation) String() string {
+	switch i {
+	case Snapshot:
+		return "snapshot"
+	case ReadCommitted:
+		return "read committed"
+	case Serializable:
+		return "serializable"
+	default:
+		return fmt.Sprintf("isolation(%d)", uint8(i))
+	}
+}
+
+// Options of a transaction. The zero value is a durable snapshot transaction.
+type Options struct {
+	ReadOnly  bool
+	Isolation Isolation
+	// NoSync: Commit does not wait for the disk. A crash may lose the
+	// transaction, whole, together with all later ones of its kind.
+	NoSync bool
+}
+
+// Row is one row of a scan. Its bytes are valid until the next iteration.
+type Row struct{ Key, Value []byte }
+
+// Range is [From, To) in bytewise key order; nil is open. Limit 0 is no limit.
+type Range struct {
+	From, To []byte
+	Reverse  bool
+	Limit    int
+}
+
+// Savepoint names a point of a transaction to which it can roll back.
+type Savepoint struct {
+	tx    *Tx
+	start base.Epoch
+}
+
+// Tx is a transaction. Its methods may be called from one goroutine at a time;
+// the store itself may end it at any moment (Close).
+//
+// A failed statement leaves the transaction as it was before the statement.
+type Tx struct {
+	m        *Manager
+	ctx      context.Context
+	readOnly bool
+	noSync   bool
+	low      atomic.Bool // the low-memory flag
+
+	mu    sync.Mutex // held by every method; Close takes it to end the transaction
+	ended error      // ErrTxDone or ErrClosed once it has ended
+	snap  *snapshot
+	out   *versionchain.Outcome // nil before the first write
+	w     recordcache.Writer
+	sc    recordcache.Scratch
+
+	spMu sync.Mutex // guards sp against Stretches
+	sp   savepoint.Stack
+
+	// While the transaction is small: what it wrote, for stamping and undo, and
+	// its redo since the last group. Past ChillThreshold both are empty.
+	refs    []ref
+	keys    []byte
+	redo    []byte
+	bytes   int64 // of keys and values written
+	charged int64
+	writes  uint64 // statements that wrote: cursors look again after one
+	relief  uint   // writes since the transaction last looked for memory
+
+	trackMu sync.Mutex // guards segs and first; the scavenger chills too
+	segs    []uint64
+	first   base.LSN
+	tables  []*recordcache.Table // written, each once
+}
+
+// ref is one write of a small transaction.
+type ref struct {
+	t    *recordcache.Table
+	leaf *recordcache.Leaf
+	key  int // offset in keys
+	klen int
+}
+
+const (
+	// maxRedo is how much redo a transaction keeps before it logs a group.
+	maxRedo = 64 << 10
+	// freeBytes is what a transaction's own buffers may take uncharged.
+	freeBytes = 2 << 10
+)
+
+// enter begins a method. REQUIRES: tx.mu is held.
+func (tx *Tx) enter(t *recordcache.Table) error {
+	if tx.ended != nil {
+		return tx.ended
+	}
+	if t == nil || tx.m.Cache.Table(t.ID) != t {
+		return base.ErrTableNotFound
+	}
+	if d := base.CommitTS(t.Dropped.Load()); d != 0 && d <= tx.w.Snapshot {
+		return base.ErrTableNotFound
+	}
+	return nil
+}
+
+func checkKey(key []byte) error {
+	if len(key) == 0 {
+		return base.ErrKeyEmpty
+	}
+	if len(key) > base.MaxKeySize {
+		return base.ErrKeyTooLarge
+	}
+	return nil
+}
+
+// Get returns the value of key, a copy that the caller owns. ErrNotFound.
+func (tx *Tx) Get(t *recordcache.Table, key []byte) ([]byte, error) {
+	return tx.AppendGet(nil, t, key)
+}
+
+// AppendGet appends the value of key to dst and returns the extended slice; it
+// allocates nothing if dst has room and the row is resident. ErrNotFound.
+func (tx *Tx) AppendGet(dst []byte, t *recordcache.Table, key []byte) ([]byte, error) {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if err := tx.enter(t); err != nil {
+		return dst, err
+	}
+	if err := checkKey(key); err != nil {
+		return dst, err
+	}
+	val, found, err := t.Get(&tx.w.Reader, &tx.sc, dst, key)
+	if err != nil {
+		return dst, fmt.Errorf("saker: get: %w", err)
+	}
+	if !found {
+		return dst, base.ErrNotFound
+	}
+	if val == nil {
+		val = []byte{}
+	}
+	return val, nil
+}
+
+// GetForUpdate locks the record, present or absent, against writers until the
+// transaction ends, and returns its value. ErrNotFound if it is absent; the
+// lock is held all the same. ErrConflict, ErrDeadlock.
+func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if err := tx.write(t, recordcache.ModeLock, key, nil); err != nil {
+		return nil, err
+	}
+	val, found, err := t.Get(&tx.w.Reader, &tx.sc, nil, key)
+	if err == nil && !found {
+		err = base.ErrNotFound
+	}
+	if val == nil && err == nil {
+		val = []byte{}
+	}
+	return val, err
+}
+
+// Put inserts the row or replaces its value. ErrConflict if another transaction
+// changed it after this one's snapshot; waits while one that did is undecided.
+func (tx *Tx) Put(t *recordcache.Table, key, value []byte) error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	return tx.write(t, recordcache.ModePut, key, value)
+}
+
+// Insert adds the row. ErrKeyExists if a visible row has the key; ErrConflict as
+// Put.
+func (tx *Tx) Insert(t *recordcache.Table, key, value []byte) error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	return tx.write(t, recordcache.ModeInsert, key, value)
+}
+
+// Update replaces the value of the row. ErrNotFound; ErrConflict as Put.
+func (tx *Tx) Update(t *recordcache.Table, key, value []byte) error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	return tx.write(t, recordcache.ModeUpdate, key, value)
+}
+
+// Delete removes the row. ErrNotFound; ErrConflict as Put.
+func (tx *Tx) Delete(t *recordcache.Table, key []byte) error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	return tx.write(t, recordcache.ModeDelete, key, nil)
+}
+
+// write runs one statement. REQUIRES: tx.mu is held.
+func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
+	if err := tx.enterWrite(t); err != nil {
+		return err
+	}
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	if len(value) > base.MaxValueSize {
+		return base.ErrValueTooLarge
+	}
+	if tx.low.Load() {
+		if err := tx.relieve(); err != nil {
+			return err
+		}
+	}
+	leaf, err := tx.attempt(t, m, key, value)
+	if err != nil {
+		return err
+	}
+	tx.writes++
+	tx.bytes += int64(len(key) + len(value) + 16)
+	if tx.w.Large {
+		return nil
+	}
+	return tx.note(t, leaf, m, key, value)
+}
+
+func (tx *Tx) enterWrite(t *recordcache.Table) error {
+	if err := tx.enter(t); err != nil {
+		return err
+	}
+	if tx.readOnly {
+		return base.ErrReadOnly
+	}
+	if err := tx.m.Failure(); err != nil {
+		return err
+	}
+	if tx.out == nil {
+		if err := tx.m.register(tx); err != nil {
+			return err
+		}
+	}
+	for _, w := range tx.tables {
+		if w == t {
+			return nil
+		}
+	}
+	t.Writers.Add(1)
+	if t.Dropped.Load() != 0 {
+		t.Writers.Add(-1)
+		return base.ErrTableNotFound
+	}
+	tx.tables = append(tx.tables, t)
+	return nil
+}
+
+// attempt repeats the write until it succeeds or fails for good, waiting for
+// memory and for other transactions with nothing held in the cache (M7).
+func (tx *Tx) attempt(t *recordcache.Table, m recordcache.Mode, key, value []byte) (*recordcache.Leaf, error) {
+	for {
+		var leaf *recordcache.Leaf
+		var err error
+		if len(value) > base.LargeValueSize {
+			leaf, err = t.WriteLarge(tx.ctx, &tx.w, m, key, value)
+		} else {
+			leaf, err = t.Write(&tx.w, m, key, value)
+		}
+		switch {
+		case err == nil:
+			return leaf, nil
+		case recordcache.IsNoMemory(err):
+			if err := tx.m.Scav.Wait(tx.ctx, len(key)+len(value)+1024); err != nil {
+				return nil, err
+			}
+		case errors.Is(err, recordcache.ErrWait):
+			tx.m.Counters.Waits.Add(1)
+			err = tx.m.waits.wait(tx.ctx, tx.m.closing, tx.out.ID, tx.w.WaitOn, tx.w.WaitEpoch)
+			if err != nil {
+				if errors.Is(err, base.ErrDeadlock) {
+					tx.m.Counters.Deadlocks.Add(1)
+				}
+				return nil, err
+			}
+			if err := tx.m.Failure(); err != nil {
+				return nil, err
+			}
+		default:
+			if errors.Is(err, base.ErrConflict) {
+				tx.m.Counters.Conflicts.Add(1)
+			}
+			return nil, err
+		}
+	}
+}
+
+// relieve takes the transaction's share of the scavenger's work while the
+// low-memory flag is up: a leaf now and then, not everything (§4).
+func (tx *Tx) relieve() error {
+	if tx.relief++; tx.relief%32 != 0 {
+		return nil
+	}
+	return tx.m.Scav.Help(tx.ctx, 1)
+}
+
+// note remembers a write of a small transaction: for redo at commit, stamping
+// and undo. It makes the transaction large when it has outgrown memory's
+// patience. The write itself stands whatever happens here.
+func (tx *Tx) note(t *recordcache.Table, leaf *recordcache.Leaf, m recordcache.Mode, key, value []byte) error {
+	at := len(tx.keys)
+	tx.keys = append(tx.keys, key...)
+	tx.refs = append(tx.refs, ref{t: t, leaf: leaf, key: at, klen: len(key)})
+	if m != recordcache.ModeLock && len(value) <= base.LargeValueSize {
+		kind := base.KindValue
+		if m == recordcache.ModeDelete {
+			kind = base.KindTombstone
+		}
+		tx.redo = seriallog.AppendRow(tx.redo, &seriallog.Row{
+			Table: t.ID, Kind: kind, Epoch: tx.sp.Now(), Leave: tx.w.LastLeave, Key: key, Value: value,
+		})
+	}
+	if tx.bytes > tx.m.ChillThreshold || !tx.chargeBuffers() {
+		return tx.grow()
+	}
+	if len(tx.redo) > maxRedo {
+		return tx.flushRedo()
+	}
+	return nil
+}
+
+// chargeBuffers keeps what refs, keys and redo take charged to record memory
+// (M1). It reports false when there is no room.
+func (tx *Tx) chargeBuffers() bool {
+	n := int64(cap(tx.refs)*48 + cap(tx.keys) + cap(tx.redo))
+	if n <= freeBytes || n == tx.charged {
+		return true
+	}
+	if n < tx.charged {
+		tx.m.Arena.Uncharge(tx.charged - n)
+		tx.charged = n
+		return true
+	}
+	if !tx.m.Arena.Charge(n - tx.charged) {
+		return false
+	}
+	tx.charged = n
+	return true
+}
+
+func (tx *Tx) uncharge() {
+	if tx.charged > 0 {
+		tx.m.Arena.Uncharge(tx.charged)
+		tx.charged = 0
+	}
+}
+
+// grow makes the transaction large: its redo so far is logged, and from now on
+// what it writes leaves through its temp table. Nothing it keeps grows any more
+// (M5).
+func (tx *Tx) grow() error {
+	if err := tx.flushRedo(); err != nil {
+		return err
+	}
+	tx.out.Large.Store(true)
+	tx.w.Large, tx.w.Logged = true, false
+	tx.refs, tx.keys, tx.redo = nil, nil, nil
+	tx.uncharge()
+	return nil
+}
+
+// flushRedo logs the redo kept so far as one group, or several.
+func (tx *Tx) flushRedo() error {
+	for len(tx.redo) > 0 {
+		n := tx.groupEnd()
+		cost := n + seriallog.RecordOverhead()
+		if err := tx.m.Log.Reserve(context.Background(), cost); err != nil {
+			return err
+		}
+		start, err := tx.m.Log.AppendGroupPinned(tx.out.ID, tx.redo[:n])
+		if err != nil {
+			tx.m.Log.Unreserve(cost)
+			return err
+		}
+		tx.track(start, tx.m.Log.SegmentOf(start))
+		tx.redo = tx.redo[:copy(tx.redo, tx.redo[n:])]
+	}
+	tx.out.Depart()
+	return nil
+}
+
+// groupEnd returns how much of the redo fits into one group, whole rows.
+func (tx *Tx) groupEnd() int {
+	limit := tx.m.Log.MaxBody()
+	if len(tx.redo) <= limit {
+		return len(tx.redo)
+	}
+	n := 0
+	for n < len(tx.redo) {
+		_, size, err := seriallog.DecodeRow(tx.redo[n:])
+		if err != nil || n+size > limit {
+			break
+		}
+		n += size
+	}
+	return n
+}
+
+// track notes a pinned segment that holds a group of the transaction.
+func (tx *Tx) track(first base.LSN, seg uint64) {
+	tx.trackMu.Lock()
+	defer tx.trackMu.Unlock()
+	if tx.first == 0 || first < tx.first {
+		tx.first = first
+	}
+	for _, s := range tx.segs {
+		if s == seg {
+			tx.m.Log.Unpin(seg) // one pin a segment is enough
+			return
+		}
+	}
+	tx.segs = append(tx.segs, seg)
+}
+
+// Track is track for the scavenger, which chills for any transaction.
+func (m *Manager) Track(id base.TxnID, first base.LSN, seg uint64) {
+	m.mu.Lock()
+	tx := m.byID[id]
+	m.mu.Unlock()
+	if tx == nil {
+		m.Log.Unpin(seg)
+		return
+	}
+	tx.track(first, seg)
+}
+
+// Savepoint begins a savepoint.
+func (tx *Tx) Savepoint() (Savepoint, error) {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.ended != nil {
+		return Savepoint{}, tx.ended
+	}
+	mark := savepoint.Mark{Refs: len(tx.refs)}
+	if tx.out != nil {
+		mark.Leave = tx.out.Leave()
+	}
+	tx.spMu.Lock()
+	defer tx.spMu.Unlock()
+	start, ok := tx.sp.Push(mark)
+	if !ok {
+		return Savepoint{}, fmt.Errorf("saker: savepoint: too many in one transaction: %w", base.ErrNotSupported)
+	}
+	tx.setStretch()
+	return Savepoint{tx: tx, start: start}, nil
+}
+
+func (tx *Tx) setStretch() { tx.w.Epoch, tx.w.Stretch = tx.sp.Now(), tx.sp.Stretch() }
+
+// RollbackTo undoes everything since sp; sp stays usable. ErrSavepointNotFound
+// if it was released or rolled away, or is another transaction's.
+func (tx *Tx) RollbackTo(sp Savepoint) error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.ended != nil {
+		return tx.ended
+	}
+	mark, ok := tx.sp.Find(sp.start)
+	if sp.tx != tx || !ok {
+		return base.ErrSavepointNotFound
+	}
+	tx.spMu.Lock()
+	dead := tx.sp.RollbackTo(sp.start)
+	tx.spMu.Unlock()
+	tx.setStretch()
+	tx.writes++
+	if tx.out == nil {
+		return nil
+	}
+	// What reached the log or a frame is dead by its epoch. The interval is
+	// recorded first: from here on readers of the transaction and waiters know.
+	undone := !tx.w.Large
+	if tx.w.Large || tx.out.Leave() != mark.Leave {
+		tx.out.SetDead(tx.out.Dead().Add(dead))
+	}
+	if !tx.w.Large {
+		for i := len(tx.refs) - 1; i >= mark.Refs; i-- {
+			r := &tx.refs[i]
+			if !r.t.Undo(r.leaf, tx.keys[r.key:r.key+r.klen], tx.out.ID, dead.From) {
+				undone = false
+			}
+		}
+		if len(tx.refs) > mark.Refs {
+			tx.keys = tx.keys[:tx.refs[mark.Refs].key]
+			tx.refs = tx.refs[:mark.Refs]
+		}
+		tx.truncateRedo(mark)
+	}
+	if !undone || tx.out.Leave() != mark.Leave {
+		tx.out.SetDead(tx.out.Dead().Add(dead)) // the scavenger may have moved some meanwhile
+	}
+	tx.m.waits.wake(tx.out, true)
+	return nil
+}
+
+// truncateRedo drops the redo of dead epochs. If a group was logged since the
+// mark, everything kept now is younger than it.
+func (tx *Tx) truncateRedo(mark savepoint.Mark) {
+	n := 0
+	for n < len(tx.redo) {
+		row, size, err := seriallog.DecodeRow(tx.redo[n:])
+		if err != nil || row.Epoch >= mark.Start {
+			break
+		}
+		n += size
+	}
+	tx.redo = tx.redo[:n]
+}
+
+// Release forgets sp and the savepoints inside it; what was done since belongs
+// to what lies around. ErrSavepointNotFound.
+func (tx *Tx) Release(sp Savepoint) error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.ended != nil {
+		return tx.ended
+	}
+	if _, ok := tx.sp.Find(sp.start); sp.tx != tx || !ok {
+		return base.ErrSavepointNotFound
+	}
+	tx.spMu.Lock()
+	tx.sp.Release(sp.start)
+	tx.spMu.Unlock()
+	tx.setStretch()
+	return nil
+}

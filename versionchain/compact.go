@@ -1,0 +1,183 @@
+package versionchain
+
+import "encoding/binary"
+
+const (
+	// flagDrop marks a version that the next copy of the page leaves out.
+	flagDrop = 0x80
+	// flagSealed marks a committed version that is on its way into a frame.
+	flagSealed = 0x40
+)
+
+// Dropped reports whether Drop was called for the version.
+func (v *Ver) Dropped() bool { return v.Flags&flagDrop != 0 }
+
+// Drop marks the version at off as garbage; CopyTo leaves it out. It reports
+// false, and does nothing, when somebody else holds the version (M4).
+func (p Page) Drop(off uint16) bool {
+	v := p.Version(off)
+	if v.Pinned() {
+		return false
+	}
+	p.b[int(off)+22] |= flagDrop
+	return true
+}
+
+// CopyTo makes a page of block dst with the records [from, to) of p, without
+// dropped versions and without garbage. prefix is the common prefix of the leaf
+// that dst will belong to. REQUIRES: dst does not overlap p's block and holds
+// CopySize(from, to) bytes.
+func (p Page) CopyTo(dst []byte, from, to, prefix int) Page {
+	q := MakePage(dst)
+	n, top := 0, len(dst)
+	for i := from; i < to; i++ {
+		off := p.firstKept(p.Newest(i))
+		if off == 0 {
+			continue
+		}
+		key := p.Key(i)
+		v := p.Version(off)
+		top -= 2 + len(key) + versionHeader + v.stored()
+		binary.LittleEndian.PutUint16(q.b[top:], uint16(len(key)))
+		copy(q.b[top+2:], key)
+		at := top + 2 + len(key)
+		s := q.slot(n)
+		binary.LittleEndian.PutUint32(s, Head(key, prefix))
+		binary.LittleEndian.PutUint16(s[4:], uint16(top))
+		binary.LittleEndian.PutUint16(s[6:], uint16(at))
+		n++
+		for {
+			copy(q.b[at+versionHeader:], p.b[int(off)+versionHeader:int(off)+versionHeader+v.stored()])
+			next := p.firstKept(v.Prior)
+			v.Prior = 0
+			if next == 0 {
+				q.putVersion(at, &v)
+				break
+			}
+			w := p.Version(next)
+			top -= versionHeader + w.stored()
+			v.Prior = uint16(top)
+			q.putVersion(at, &v)
+			at, off, v = top, next, w
+		}
+	}
+	q.setN(n)
+	q.setTop(top)
+	return q
+}
+
+// firstKept returns the first version from off on that is not dropped, or 0.
+func (p Page) firstKept(off uint16) uint16 {
+	for off != 0 && p.b[int(off)+22]&flagDrop != 0 {
+		off = binary.LittleEndian.Uint16(p.b[int(off)+20:])
+	}
+	return off
+}
+
+// CopySize returns the bytes that CopyTo needs for the records [from, to),
+// header included; just the header when nothing would remain.
+func (p Page) CopySize(from, to int) int {
+	n := pageHeader
+	for i := from; i < to; i++ {
+		off := p.firstKept(p.Newest(i))
+		if off == 0 {
+			continue
+		}
+		n += slotSize + 2 + len(p.Key(i))
+		for off != 0 {
+			v := p.Version(off)
+			n += versionHeader + v.stored()
+			off = p.firstKept(v.Prior)
+		}
+	}
+	return n
+}
+
+// Truncate moves the compacted content of q, built in scratch memory with the
+// length that the block is to have, into the head of p's block.
+func (p Page) Truncate(q Page) Page {
+	b := p.b[:len(q.b)]
+	copy(b, q.b)
+	return Page{b: b}
+}
+
+// PageOf takes a block that already holds a page.
+func PageOf(block []byte) Page { return Page{b: block} }
+
+// Mark notes that the rows of record i are being sealed: with committed, decided
+// versions are to become clean copies; otherwise the whole chain is dropped.
+// REQUIRES: no version of it is pinned when the chain is dropped.
+func (p Page) Mark(i int, committed bool) {
+	for off := p.Newest(i); off != 0; {
+		v := p.Version(off)
+		switch {
+		case !committed:
+			p.b[int(off)+22] |= flagDrop
+		case !v.Undecided():
+			p.b[int(off)+22] |= flagSealed
+		}
+		off = v.Prior
+	}
+}
+
+// Retire drops the clean versions at the old end of record i's chain and
+// returns how many. A clean version above one that no frame holds stays, since
+// memory must be newer than frames.
+func (p Page) Retire(i int) int {
+	keep := uint16(0) // the oldest version that must stay
+	for off := p.Newest(i); off != 0; {
+		v := p.Version(off)
+		if !v.Dropped() && (v.Flags&FlagClean == 0 || v.Pinned()) {
+			keep = off
+		}
+		off = v.Prior
+	}
+	off := p.Newest(i)
+	if keep != 0 {
+		v := p.Version(keep)
+		off = v.Prior
+	}
+	n := 0
+	for off != 0 {
+		v := p.Version(off)
+		if !v.Dropped() {
+			p.b[int(off)+22] |= flagDrop
+			n++
+		}
+		off = v.Prior
+	}
+	return n
+}
+
+// Kept returns the number of versions that are not dropped.
+func (p Page) Kept() int {
+	n := 0
+	for i := range p.Len() {
+		for off := p.Newest(i); off != 0; {
+			v := p.Version(off)
+			if !v.Dropped() {
+				n++
+			}
+			off = v.Prior
+		}
+	}
+	return n
+}
+
+// Confirm ends what Mark began, once the frames are listed: sealed versions are
+// clean. With ok false the frames were not listed, and every mark goes.
+func (p Page) Confirm(ok bool) {
+	for i := range p.Len() {
+		for off := p.Newest(i); off != 0; {
+			v := p.Version(off)
+			f := v.Flags
+			if !ok {
+				f &^= flagSealed | flagDrop
+			} else if f&flagSealed != 0 {
+				f = f&^flagSealed | FlagClean
+			}
+			p.b[int(off)+22] = f
+			off = v.Prior
+		}
+	}
+}

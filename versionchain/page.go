@@ -1,0 +1,370 @@
+package versionchain
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"github.com/sakerdb/saker/internal/base"
+)
+
+// Page is the delta of one leaf: a block of record memory that holds the keys
+// and version chains of the leaf's resident records. The zero Page is empty.
+//
+//	 0        8             8+8n            top                      len
+//	┌────────┬─────────────┬───────────────┬────────────────────────┐
+//	│ header │ slots →     │  free         │ ← keys and versions    │
+//	└────────┴─────────────┴───────────────┴────────────────────────┘
+//	header: slots u16 │ top u16 │ garbage u16 │ 0 u16
+//	slot:   head u32 │ key u16 │ newest version u16        sorted by key
+//	key:    length u16 │ bytes
+//	version: stamp u64 │ epoch u32 │ leave u32 │ length u32 │ prior u16 │ flags u8 │ uses u8 │ data
+//	 a chilled version's data is: log position u64 │ length of the logged row u32
+//
+// Offsets are 16-bit (a block is at most 32 KiB), and there are no Go pointers
+// in it, so that the garbage collector never sees a row.
+//
+// Concurrency: readers hold the leaf's lock shared, writers exclusively.
+type Page struct{ b []byte }
+
+const (
+	pageHeader    = 8
+	slotSize      = 8
+	versionHeader = 24
+	chilledSize   = 12
+	// undecidedBit marks a stamp that is a TxnID and not a timestamp.
+	undecidedBit = 1 << 63
+)
+
+// Flags of a version.
+const (
+	kindMask = 0x03
+	// FlagListed: its transaction counts it as its own (§5, place 3).
+	FlagListed = 0x04
+	// FlagLogged: the serial log has it, or its transaction's redo buffer does.
+	FlagLogged = 0x08
+	// FlagClean: a frame of the leaf's list holds a copy; memory may drop it.
+	FlagClean = 0x10
+	// FlagChilled: the data is in the serial log, the header knows where.
+	FlagChilled = 0x20
+)
+
+// Ver is a version header by value.
+type Ver struct {
+	Stamp uint64
+	Epoch base.Epoch
+	Leave base.Leave
+	Len   uint32 // length of the value, wherever it is
+	Prior uint16
+	Flags uint8
+	Uses  uint8
+}
+
+// UndecidedStamp is the stamp of a version of a transaction without outcome.
+func UndecidedStamp(id base.TxnID) uint64 { return uint64(id) | undecidedBit }
+
+// Undecided reports whether the stamp is a TxnID.
+func (v *Ver) Undecided() bool { return v.Stamp&undecidedBit != 0 }
+
+// Txn returns the writer of an undecided version.
+func (v *Ver) Txn() base.TxnID { return base.TxnID(v.Stamp &^ undecidedBit) }
+
+// TS returns the commit timestamp of a decided version.
+func (v *Ver) TS() base.CommitTS { return base.CommitTS(v.Stamp) }
+
+// Kind returns what the version is.
+func (v *Ver) Kind() base.Kind { return base.Kind(v.Flags & kindMask) }
+
+// Order returns the order of the version with ts in place of its stamp.
+func (v *Ver) Order(ts base.CommitTS) base.Order {
+	return base.Order{TS: ts, Epoch: v.Epoch, Leave: v.Leave}
+}
+
+// Expected returns the use count that a version has when nobody but its slot
+// or newer version, and its transaction's list, hold it (§5).
+func (v *Ver) Expected() uint8 {
+	if v.Flags&FlagListed != 0 {
+		return 2
+	}
+	return 1
+}
+
+// Pinned reports whether somebody else holds the version.
+func (v *Ver) Pinned() bool { return v.Uses > v.Expected() }
+
+func (v *Ver) stored() int {
+	if v.Flags&FlagChilled != 0 {
+		return chilledSize
+	}
+	return int(v.Len)
+}
+
+// VersionSize returns the bytes that a new version takes in a page, with its
+// key when the record has none there yet.
+func VersionSize(keyLen, valueLen int, newRecord bool) int {
+	n := versionHeader + valueLen
+	if newRecord {
+		n += 2 + keyLen + slotSize
+	}
+	return n
+}
+
+// PageOverhead is the part of a block that no version can use.
+const PageOverhead = pageHeader
+
+// MakePage makes a page of a block. The content of the block does not matter.
+func MakePage(block []byte) Page {
+	p := Page{b: block}
+	p.Clear()
+	return p
+}
+
+// Clear drops all records.
+func (p Page) Clear() {
+	if p.b == nil {
+		return
+	}
+	p.setN(0)
+	p.setTop(len(p.b))
+	p.setGarbage(0)
+}
+
+// Block returns the block under the page, nil for the zero Page.
+func (p Page) Block() []byte { return p.b }
+
+// Len returns the number of records.
+func (p Page) Len() int {
+	if p.b == nil {
+		return 0
+	}
+	return int(binary.LittleEndian.Uint16(p.b))
+}
+
+func (p Page) setN(n int)       { binary.LittleEndian.PutUint16(p.b, uint16(n)) }
+func (p Page) top() int         { return int(binary.LittleEndian.Uint16(p.b[2:])) }
+func (p Page) setTop(n int)     { binary.LittleEndian.PutUint16(p.b[2:], uint16(n)) }
+func (p Page) garbage() int     { return int(binary.LittleEndian.Uint16(p.b[4:])) }
+func (p Page) setGarbage(n int) { binary.LittleEndian.PutUint16(p.b[4:], uint16(n)) }
+
+// Free returns the bytes between slots and versions.
+func (p Page) Free() int {
+	if p.b == nil {
+		return 0
+	}
+	return p.top() - pageHeader - slotSize*p.Len()
+}
+
+// Used returns the bytes that compacting the page would leave.
+func (p Page) Used() int {
+	if p.b == nil {
+		return 0
+	}
+	return len(p.b) - p.Free() - p.garbage()
+}
+
+func (p Page) slot(i int) []byte {
+	o := pageHeader + slotSize*i
+	return p.b[o : o+slotSize : o+slotSize]
+}
+
+// Head returns the first four bytes of key after the leaf's common prefix.
+func Head(key []byte, prefix int) uint32 {
+	if len(key) >= prefix+4 {
+		return binary.BigEndian.Uint32(key[prefix:])
+	}
+	var h uint32
+	for i := range 4 {
+		h <<= 8
+		if prefix+i < len(key) {
+			h |= uint32(key[prefix+i])
+		}
+	}
+	return h
+}
+
+// Key returns the key of record i; it aliases the page.
+func (p Page) Key(i int) []byte {
+	s := p.slot(i)
+	o := int(binary.LittleEndian.Uint16(s[4:]))
+	n := int(binary.LittleEndian.Uint16(p.b[o:]))
+	return p.b[o+2 : o+2+n : o+2+n]
+}
+
+// Newest returns the offset of the newest version of record i.
+func (p Page) Newest(i int) uint16 { return binary.LittleEndian.Uint16(p.slot(i)[6:]) }
+
+func (p Page) setNewest(i int, v uint16) { binary.LittleEndian.PutUint16(p.slot(i)[6:], v) }
+
+// Find returns the first record whose key is not below key, and whether it is
+// that key. prefix is the length of the leaf's common prefix.
+func (p Page) Find(key []byte, prefix int) (i int, exact bool) {
+	n := p.Len()
+	if n == 0 {
+		return 0, false
+	}
+	slots := p.b[pageHeader : pageHeader+slotSize*n]
+	head := Head(key, prefix)
+	lo, hi := 0, n
+	for lo < hi {
+		m := int(uint(lo+hi) >> 1)
+		h := binary.LittleEndian.Uint32(slots[m*slotSize:])
+		if h < head || (h == head && bytes.Compare(p.Key(m), key) < 0) {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	return lo, lo < n && binary.LittleEndian.Uint32(slots[lo*slotSize:]) == head && bytes.Equal(p.Key(lo), key)
+}
+
+// Version returns the header at off.
+func (p Page) Version(off uint16) Ver {
+	b := p.b[off : int(off)+versionHeader]
+	return Ver{
+		Stamp: binary.LittleEndian.Uint64(b),
+		Epoch: base.Epoch(binary.LittleEndian.Uint32(b[8:])),
+		Leave: base.Leave(binary.LittleEndian.Uint32(b[12:])),
+		Len:   binary.LittleEndian.Uint32(b[16:]),
+		Prior: binary.LittleEndian.Uint16(b[20:]),
+		Flags: b[22],
+		Uses:  b[23],
+	}
+}
+
+func (p Page) putVersion(off int, v *Ver) {
+	b := p.b[off : off+versionHeader]
+	binary.LittleEndian.PutUint64(b, v.Stamp)
+	binary.LittleEndian.PutUint32(b[8:], uint32(v.Epoch))
+	binary.LittleEndian.PutUint32(b[12:], uint32(v.Leave))
+	binary.LittleEndian.PutUint32(b[16:], v.Len)
+	binary.LittleEndian.PutUint16(b[20:], v.Prior)
+	b[22] = v.Flags
+	b[23] = v.Uses
+}
+
+// SetVersion overwrites the header at off; the length of what is stored behind
+// it must not grow.
+func (p Page) SetVersion(off uint16, v *Ver) { p.putVersion(int(off), v) }
+
+// Value returns the data of the version at off; it aliases the page.
+// REQUIRES: the version is not chilled.
+func (p Page) Value(off uint16, v *Ver) []byte {
+	o := int(off) + versionHeader
+	return p.b[o : o+int(v.Len) : o+int(v.Len)]
+}
+
+// Chilled returns where the log has the row of a chilled version.
+func (p Page) Chilled(off uint16) (base.LSN, int) {
+	b := p.b[int(off)+versionHeader:]
+	return base.LSN(binary.LittleEndian.Uint64(b)), int(binary.LittleEndian.Uint32(b[8:]))
+}
+
+// Insert adds a record at slot i with v as its only version. It returns false
+// when the page has no room. v.Prior is set to zero, v.Uses as v.Expected.
+func (p Page) Insert(i int, key, value []byte, prefix int, v *Ver) bool {
+	need := 2 + len(key) + versionHeader + len(value)
+	if p.b == nil || p.Free() < need+slotSize {
+		return false
+	}
+	n := p.Len()
+	top := p.top() - need
+	binary.LittleEndian.PutUint16(p.b[top:], uint16(len(key)))
+	copy(p.b[top+2:], key)
+	vo := top + 2 + len(key)
+	v.Prior, v.Len = 0, uint32(len(value))
+	v.Uses = v.Expected()
+	p.putVersion(vo, v)
+	copy(p.b[vo+versionHeader:], value)
+	if i < n {
+		o := pageHeader + slotSize*i
+		copy(p.b[o+slotSize:o+slotSize+slotSize*(n-i)], p.b[o:])
+	}
+	s := p.slot(i)
+	binary.LittleEndian.PutUint32(s, Head(key, prefix))
+	binary.LittleEndian.PutUint16(s[4:], uint16(top))
+	binary.LittleEndian.PutUint16(s[6:], uint16(vo))
+	p.setTop(top)
+	p.setN(n + 1)
+	return true
+}
+
+// Push adds v as the newest version of record i, above the others. It returns
+// false when the page has no room.
+func (p Page) Push(i int, value []byte, v *Ver) bool {
+	need := versionHeader + len(value)
+	if p.Free() < need {
+		return false
+	}
+	top := p.top() - need
+	v.Prior, v.Len = p.Newest(i), uint32(len(value))
+	v.Uses = v.Expected()
+	p.putVersion(top, v)
+	copy(p.b[top+versionHeader:], value)
+	p.setTop(top)
+	p.setNewest(i, uint16(top))
+	return true
+}
+
+// Replace gives the newest version of record i another header and value (S6).
+// It returns false when the page has no room. Prior is kept. REQUIRES: the
+// version is not pinned.
+func (p Page) Replace(i int, value []byte, v *Ver) bool {
+	off := p.Newest(i)
+	old := p.Version(off)
+	v.Prior, v.Len = old.Prior, uint32(len(value))
+	v.Uses = v.Expected()
+	if len(value) <= old.stored() {
+		p.setGarbage(p.garbage() + old.stored() - len(value))
+		p.putVersion(int(off), v)
+		copy(p.b[int(off)+versionHeader:], value)
+		return true
+	}
+	need := versionHeader + len(value)
+	if p.Free() < need {
+		return false
+	}
+	top := p.top() - need
+	p.putVersion(top, v)
+	copy(p.b[top+versionHeader:], value)
+	p.setTop(top)
+	p.setNewest(i, uint16(top))
+	p.setGarbage(p.garbage() + versionHeader + old.stored())
+	return true
+}
+
+// Pop removes the newest version of record i and reports whether that was the
+// last one; then the record is gone and later slots have moved down by one.
+func (p Page) Pop(i int) (gone bool) {
+	off := p.Newest(i)
+	v := p.Version(off)
+	p.setGarbage(p.garbage() + versionHeader + v.stored())
+	if v.Prior != 0 {
+		p.setNewest(i, v.Prior)
+		return false
+	}
+	p.removeSlot(i)
+	return true
+}
+
+func (p Page) removeSlot(i int) {
+	n := p.Len()
+	p.setGarbage(p.garbage() + 2 + len(p.Key(i)))
+	o := pageHeader + slotSize*i
+	copy(p.b[o:], p.b[o+slotSize:pageHeader+slotSize*n])
+	p.setN(n - 1)
+}
+
+// Chill replaces the data of the version at off by its place in the log and
+// returns the bytes that compacting will free.
+func (p Page) Chill(off uint16, v *Ver, lsn base.LSN, rowLen int) int {
+	freed := int(v.Len) - chilledSize
+	v.Flags |= FlagChilled | FlagLogged
+	p.putVersion(int(off), v)
+	b := p.b[int(off)+versionHeader:]
+	binary.LittleEndian.PutUint64(b, uint64(lsn))
+	binary.LittleEndian.PutUint32(b[8:], uint32(rowLen))
+	p.setGarbage(p.garbage() + freed)
+	return freed
+}
+
+// MinChill is the shortest value that chilling makes smaller.
+const MinChill = chilledSize + 4
