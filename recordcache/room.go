@@ -14,7 +14,7 @@ import (
 func (c *Cache) makeRoom(w *Writer, l *Leaf, key []byte, need int) error {
 	horizon := c.horizon()
 	l.mu.Lock()
-	next, err := l.roomInPage(c, key, need, horizon)
+	next, err := l.roomInPage(c, w, key, need, horizon)
 	listed := l.list != nil
 	edge := l.atEdge(key)
 	l.mu.Unlock()
@@ -36,6 +36,7 @@ func (c *Cache) makeRoom(w *Writer, l *Leaf, key []byte, need int) error {
 			return nil
 		}
 	}
+	w.NeedBytes = maxPage/2 + 2<<10
 	return c.split(l, key, need, listed)
 }
 
@@ -54,7 +55,7 @@ func (l *Leaf) atEdge(key []byte) bool {
 }
 
 // roomInPage compacts or grows the page. REQUIRES: l.mu is held exclusively.
-func (l *Leaf) roomInPage(c *Cache, key []byte, need int, h versionchain.Horizon) (roomStep, error) {
+func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionchain.Horizon) (roomStep, error) {
 	if !l.covers(key) || l.page.Free() >= need {
 		return roomMade, nil
 	}
@@ -80,6 +81,10 @@ func (l *Leaf) roomInPage(c *Cache, key []byte, need int, h versionchain.Horizon
 	}
 	b := c.arena.Alloc(min(maxPage, want+growth(want)))
 	if b == nil {
+		b = c.arena.Alloc(want) // better a tight page than a wait
+	}
+	if b == nil {
+		wr.NeedBytes = want
 		return roomMade, errNoMemory
 	}
 	if size == 0 {

@@ -35,6 +35,9 @@ type Writer struct {
 	// LastLeave is the leave number of the version that the last write made.
 	LastLeave base.Leave
 
+	// NeedBytes is, after errNoMemory, the block that could not be had.
+	NeedBytes int
+
 	// WaitOn and WaitEpoch say who is in the way after ErrWait.
 	WaitOn    *versionchain.Outcome
 	WaitEpoch base.Epoch
@@ -115,6 +118,7 @@ func (t *Table) lockFor(w *Writer, key []byte) (*Leaf, error) {
 			}
 		}
 		if err := t.install(key); err != nil {
+			w.NeedBytes = 4 << 10
 			return nil, err
 		}
 	}

@@ -149,8 +149,9 @@ func (s *Scavenger) waiting() bool {
 // episode is one spell of low memory, step by step (§4): load-based scavenge;
 // the flag; chill and backlog until reserved bytes pass the low-water mark.
 func (s *Scavenger) episode(ctx context.Context, h *hand) {
-	if s.scavenge(ctx, h) {
-		s.serve()
+	enough := s.scavenge(ctx, h)
+	s.serve()
+	if enough && !s.waiting() {
 		return
 	}
 	s.raise()
@@ -234,19 +235,26 @@ func (s *Scavenger) lower() {
 	(*s.setFlag.Load())(false)
 }
 
-// serve lets waiters go on while there is room for them, in order.
+// serve lets waiters go on, in order, as long as what they need can be had in one
+// piece: bytes alone are not enough where memory is in fragments.
 func (s *Scavenger) serve() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	room := s.Arena.Cap() - s.Arena.ReserveBytes() - s.Arena.Reserved()
+	var tried [][]byte
 	for len(s.waiters) > 0 {
 		w := s.waiters[0]
-		if room < int64(w.need)+recordcache.MaxBlock && s.Failure() == nil {
-			return
+		if s.Failure() == nil {
+			b := s.Arena.Alloc(min(w.need, recordcache.MaxBlock))
+			if b == nil {
+				break
+			}
+			tried = append(tried, b)
 		}
-		room -= int64(w.need) + recordcache.MaxBlock
 		s.waiters = s.waiters[1:]
 		close(w.ok)
+	}
+	for _, b := range tried {
+		s.Arena.Free(b)
 	}
 }
 

@@ -75,7 +75,7 @@ func TestQueueRoom(t *testing.T) {
 		e.Put(1, Entry{Low: fmt.Appendf(nil, "%05d", n), High: fmt.Appendf(nil, "%05dx", n)})
 		e.End()
 	}
-	if n != s.o.MaxQueuedEdits-1 { // one is held in SyncLog
+	if n > s.o.MaxQueuedEdits || n < s.o.MaxQueuedEdits-2 { // one or two are held in SyncLog
 		t.Errorf("%d edits in a queue for %d", n, s.o.MaxQueuedEdits)
 	}
 	release()

@@ -47,6 +47,9 @@ type queued struct {
 // ReserveEdits waits for room for n edits in the queue. REQUIRES: no lock is
 // held (M7).
 func (s *Space) ReserveEdits(ctx context.Context, n int) error {
+	if err := s.p.get(); err != nil {
+		return err
+	}
 	return s.room.acquire(ctx, int64(n))
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -39,6 +38,14 @@ func (p *poison) fail(err error) {
 	})
 }
 
+// check poisons the space if err is not nil, and returns err.
+func (p *poison) check(err error) error {
+	if err != nil {
+		p.fail(err)
+	}
+	return err
+}
+
 // get returns the sticky error, or nil.
 func (p *poison) get() error {
 	if e := p.err.Load(); e != nil {
@@ -47,61 +54,23 @@ func (p *poison) get() error {
 	return nil
 }
 
-// fence is the only door to the disk for Pebble and the runs. The first write
-// or sync that fails shuts it: nothing more is written, reads go on. It lets
-// Pebble survive its own fatal errors: it calls Logger.Fatalf where it cannot
-// go on, which must not end the process, and goes on all the same when Fatalf
-// returns; behind a shut fence that does no harm, because nothing that it
-// writes after a half-written manifest reaches the disk.
+// fence is the door to the disk for runs. The first write or sync that fails,
+// here or elsewhere, shuts it: nothing more is written (L8), reads go on.
 type fence struct {
 	vfs.FS
 	p *poison
 }
 
-// shutPause slows down those who retry behind a shut fence: Pebble repeats a
-// failed flush at once and for ever.
-const shutPause = 10 * time.Millisecond
-
-// refused returns the sticky error when the fence is shut.
-func (f *fence) refused() error {
-	err := f.p.get()
-	if err != nil {
-		time.Sleep(shutPause)
-	}
-	return err
-}
-
-// opened wraps a file opened for writing, or the failure to open it.
-func (f *fence) opened(file vfs.File, err error) (vfs.File, error) {
-	if err != nil {
-		f.p.fail(err)
-		return nil, err
-	}
-	return &fencedFile{File: file, p: f.p}, nil
-}
-
 // Create implements vfs.FS.
 func (f *fence) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	if err := f.refused(); err != nil {
+	if err := f.p.get(); err != nil {
 		return nil, err
 	}
-	return f.opened(f.FS.Create(name, c))
-}
-
-// OpenReadWrite implements vfs.FS.
-func (f *fence) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
-	if err := f.refused(); err != nil {
-		return nil, err
+	file, err := f.FS.Create(name, c)
+	if err != nil {
+		return nil, f.p.check(err)
 	}
-	return f.opened(f.FS.OpenReadWrite(name, c, opts...))
-}
-
-// ReuseForWrite implements vfs.FS.
-func (f *fence) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	if err := f.refused(); err != nil {
-		return nil, err
-	}
-	return f.opened(f.FS.ReuseForWrite(oldname, newname, c))
+	return &fencedFile{File: file, p: f.p}, nil
 }
 
 // OpenDir implements vfs.FS.
@@ -113,30 +82,10 @@ func (f *fence) OpenDir(name string) (vfs.File, error) {
 	return &fencedFile{File: d, p: f.p}, nil
 }
 
-// Link implements vfs.FS.
-func (f *fence) Link(oldname, newname string) error {
-	if err := f.refused(); err != nil {
-		return err
-	}
-	return f.FS.Link(oldname, newname)
-}
-
-// Rename implements vfs.FS.
-func (f *fence) Rename(oldname, newname string) error {
-	if err := f.refused(); err != nil {
-		return err
-	}
-	err := f.FS.Rename(oldname, newname)
-	if err != nil {
-		f.p.fail(err)
-	}
-	return err
-}
-
 // Remove implements vfs.FS. A file that cannot be removed costs space and no
 // data, so that it does not shut the fence.
 func (f *fence) Remove(name string) error {
-	if err := f.refused(); err != nil {
+	if err := f.p.get(); err != nil {
 		return err
 	}
 	return f.FS.Remove(name)
@@ -151,29 +100,13 @@ type fencedFile struct {
 	p *poison
 }
 
-func (f *fencedFile) check(err error) error {
-	if err != nil {
-		f.p.fail(err)
-	}
-	return err
-}
-
 // Write implements vfs.File.
 func (f *fencedFile) Write(b []byte) (int, error) {
 	if err := f.p.get(); err != nil {
 		return 0, err
 	}
 	n, err := f.File.Write(b)
-	return n, f.check(err)
-}
-
-// WriteAt implements vfs.File.
-func (f *fencedFile) WriteAt(b []byte, off int64) (int, error) {
-	if err := f.p.get(); err != nil {
-		return 0, err
-	}
-	n, err := f.File.WriteAt(b, off)
-	return n, f.check(err)
+	return n, f.p.check(err)
 }
 
 // Sync implements vfs.File.
@@ -181,7 +114,7 @@ func (f *fencedFile) Sync() error {
 	if err := f.p.get(); err != nil {
 		return err
 	}
-	return f.check(f.File.Sync())
+	return f.p.check(f.File.Sync())
 }
 
 // SyncData implements vfs.File.
@@ -189,7 +122,7 @@ func (f *fencedFile) SyncData() error {
 	if err := f.p.get(); err != nil {
 		return err
 	}
-	return f.check(f.File.SyncData())
+	return f.p.check(f.File.SyncData())
 }
 
 // SyncTo implements vfs.File.
@@ -198,5 +131,5 @@ func (f *fencedFile) SyncTo(length int64) (bool, error) {
 		return false, err
 	}
 	full, err := f.File.SyncTo(length)
-	return full, f.check(err)
+	return full, f.p.check(err)
 }

@@ -6,6 +6,9 @@ import "context"
 // must then add at most n bytes, or give back the rest with UnreserveBuffer.
 // REQUIRES: no lock is held (M7).
 func (s *Space) ReserveBuffer(ctx context.Context, n int) error {
+	if err := s.p.get(); err != nil {
+		return err
+	}
 	return s.bytes.acquire(ctx, int64(n))
 }
 

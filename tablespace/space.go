@@ -70,6 +70,7 @@ type Space struct {
 	o      Options
 	p      poison
 	fence  *fence
+	mapFS  *mapFS
 	runDir string
 	dir    vfs.File   // the run directory, for syncing
 	dirMu  sync.Mutex // one sync of dir at a time
@@ -114,6 +115,7 @@ func Open(o Options) (*Space, error) {
 	s.p.onFailure = o.OnFailure
 	s.p.hooks = []func(error){s.bytes.fail, s.room.fail, s.wakeAll}
 	s.fence = &fence{FS: o.FS, p: &s.p}
+	s.mapFS = newMapFS(o.FS, &s.p)
 	s.runDir = o.FS.PathJoin(o.Dir, runDirName)
 	s.bytes.size, s.bytes.onWait = o.BufferSize, s.kickFlusher
 	s.room.size = int64(o.MaxQueuedEdits)
@@ -182,7 +184,7 @@ func (s *Space) openMap() error {
 	defer cache.Unref()
 	po := &pebble.Options{
 		Cache:              cache,
-		FS:                 s.fence,
+		FS:                 s.mapFS,
 		FormatMajorVersion: pebble.FormatNewest,
 		// The edits are their own log: what a crash takes, recovery finds in the
 		// serial log and in the indexes of runs (L11).
@@ -208,11 +210,12 @@ func (s *Space) openMap() error {
 		return fmt.Errorf("saker: open leaf map: %w", err)
 	}
 	s.db = db
+	s.mapFS.running.Store(true)
 	return nil
 }
 
-// mapLogger is Pebble's logger. What Pebble calls fatal poisons the space; the
-// call returns, see fence.
+// mapLogger is Pebble's logger. What Pebble calls fatal poisons the space instead
+// of ending the process; mapFS sees to it that failures of the disk do not get here.
 type mapLogger struct{ p *poison }
 
 func (l mapLogger) Infof(string, ...any)  {}
@@ -272,9 +275,8 @@ func (s *Space) Close() error {
 	s.wakeAll(nil)
 	s.wg.Wait()
 	s.views.close()
-	poisoned := s.p.get()
-	if cerr := s.closeMap(poisoned != nil); poisoned == nil {
-		err = errors.Join(err, cerr)
+	if cerr := s.closeMap(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("saker: close leaf map: %w", cerr))
 	}
 	for _, r := range s.runs {
 		r.mu.Lock()
@@ -310,20 +312,4 @@ func (s *Space) finishWriting() error {
 	}
 	_, err := s.Flush()
 	return err
-}
-
-// closeMap closes Pebble. After a failure it may find itself in a state that it
-// takes for a bug of its own; that is not a reason to take the process down.
-func (s *Space) closeMap(poisoned bool) (err error) {
-	if poisoned {
-		defer func() {
-			if x := recover(); x != nil {
-				err = fmt.Errorf("saker: close leaf map: %v", x)
-			}
-		}()
-	}
-	if err := s.db.Close(); err != nil {
-		return fmt.Errorf("saker: close leaf map: %w", err)
-	}
-	return nil
 }

@@ -15,7 +15,23 @@ import (
 	"github.com/sakerdb/saker/internal/base"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	const pebble = "github.com/cockroachdb/pebble/v2"
+	goleak.VerifyTestMain(m,
+		// What a wrecked map leaves behind, see mapFS. A map that is closed waits
+		// for these itself.
+		goleak.IgnoreAnyFunction("github.com/sakerdb/saker/tablespace.park"),
+		goleak.IgnoreAnyFunction("github.com/sakerdb/saker/tablespace.(*Space).closeMap.func1"),
+		goleak.IgnoreAnyFunction(pebble+".(*versionSet).logLock"),
+		goleak.IgnoreAnyFunction(pebble+".(*DB).flush"),
+		goleak.IgnoreAnyFunction(pebble+".(*DB).compact"),
+		goleak.IgnoreAnyFunction(pebble+".(*cleanupManager).mainLoop"),
+		goleak.IgnoreAnyFunction(pebble+".openCleanupManager.func1"),
+		goleak.IgnoreAnyFunction(pebble+".(*ConcurrencyLimitScheduler).periodicGranter"),
+		goleak.IgnoreAnyFunction(pebble+"/record.NewLogWriter.func2"),
+		goleak.IgnoreAnyFunction(pebble+"/internal/genericcache.(*shard[...]).releaseLoop"),
+	)
+}
 
 // smallOptions make everything happen early: memtables flush by themselves,
 // queue and buffer are short.

@@ -18,6 +18,7 @@ type Edit = *tablespace.EditTx
 // catalog behind it. It sets d.TS. applied runs at publication.
 func (m *Manager) DDL(d *seriallog.DDL, edit func(Edit), applied func()) error {
 	ctx := context.Background()
+	d.TS = base.MaxTS // the longest; what it does not need goes back
 	cost := seriallog.DDLCost(d)
 	if err := m.Log.Reserve(ctx, cost); err != nil {
 		return err
@@ -35,6 +36,7 @@ func (m *Manager) DDL(d *seriallog.DDL, edit func(Edit), applied func()) error {
 			m.Space.UnreserveEdits(1)
 			return 0, err
 		}
+		m.Log.Unreserve(cost - seriallog.DDLCost(d))
 		e := m.Space.BeginEdit()
 		edit(e)
 		e.NeedSync()

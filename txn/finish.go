@@ -93,6 +93,7 @@ func (tx *Tx) commit() error {
 // that passes the record finds the row ahead of it.
 func (tx *Tx) record(c *seriallog.Commit, p *pending) error {
 	m := tx.m
+	c.TS = base.MaxTS // the longest; what it does not need goes back
 	cost := seriallog.CommitCost(c, len(tx.redo))
 	if err := m.Log.Reserve(context.Background(), cost); err != nil {
 		return err
@@ -107,8 +108,12 @@ func (tx *Tx) record(c *seriallog.Commit, p *pending) error {
 	err := m.commit.enqueue(p, func(ts base.CommitTS) (base.LSN, error) {
 		c.TS = ts
 		end, err := m.Log.AppendCommit(c, tx.redo)
-		if err != nil || !framed {
+		if err != nil {
 			return end, err
+		}
+		m.Log.Unreserve(cost - seriallog.CommitCost(c, len(tx.redo)))
+		if !framed {
+			return end, nil
 		}
 		runs := make([]base.RunID, len(c.Runs))
 		for i := range c.Runs {
