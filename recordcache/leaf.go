@@ -62,8 +62,13 @@ type Leaf struct {
 	endMark    bool // no leaf but the end of a walk
 }
 
-// leafBytes is what a leaf's descriptor costs on the Go heap, in bytes.
-const leafBytes = 384
+// leafBytes is what a leaf's descriptor costs on the Go heap, in bytes, and
+// heapFactor what a live byte there costs in all: at the collector's default
+// setting the heap grows to twice what lives before it is swept.
+const (
+	leafBytes  = 320
+	heapFactor = 2
+)
 
 func commonPrefix(low, high []byte) int {
 	if high == nil {
@@ -129,7 +134,7 @@ func (l *Leaf) cost() int64 {
 			n += 96 + int64(len(l.list.frames[i].Filter))
 		}
 	}
-	return n
+	return n * heapFactor
 }
 
 func (l *frameList) index(a tablespace.Addr) int {

@@ -53,7 +53,7 @@ func (t *Table) Get(r *versionchain.Reader, sc *Scratch, dst, key []byte) (val [
 		}
 		// A gap. A stub makes the next reads of the leaf cheaper; without room
 		// for it the frames are read through the leaf map alone.
-		if tries++; tries <= 2 && t.cache.roomy() {
+		if tries++; tries <= 2 && t.cache.roomyForStubs() {
 			if err = t.install(key); err == nil {
 				continue
 			}
@@ -67,6 +67,10 @@ func (t *Table) Get(r *versionchain.Reader, sc *Scratch, dst, key []byte) (val [
 
 // roomy reports whether optional things may take record memory.
 func (c *Cache) roomy() bool { return c.arena.Reserved() < c.arena.Cap()/100*80 }
+
+// roomyForStubs is roomy for descriptors: reads alone never make them take more
+// than an eighth of record memory.
+func (c *Cache) roomyForStubs() bool { return c.roomy() && c.arena.Charged() < c.arena.Cap()/8 }
 
 // get is Get for a leaf that covers the key. REQUIRES: l.mu is held shared; it
 // is released.

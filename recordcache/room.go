@@ -26,6 +26,9 @@ func (c *Cache) makeRoom(w *Writer, l *Leaf, key []byte, need int) error {
 	if w.Large && (listed || edge) {
 		rq := Request{Action: BacklogAll, Horizon: horizon}
 		if edge && !listed {
+			if done, err := c.sealUniform(l, w.Self, key); done || err != nil {
+				return err
+			}
 			rq.edge = key
 		}
 		rep, err := c.Relieve(context.Background(), l, &rq)
@@ -38,6 +41,38 @@ func (c *Cache) makeRoom(w *Writer, l *Leaf, key []byte, need int) error {
 	}
 	w.NeedBytes = maxPage/2 + 2<<10
 	return c.split(l, key, need, listed)
+}
+
+// sealUniform is the bulk path: a full leaf that o filled alone, in key order,
+// goes to o's run whole, in one pass, and the leaf moves right with its page
+// still warm. done is false when the leaf is not like that.
+func (c *Cache) sealUniform(l *Leaf, o *versionchain.Outcome, edge []byte) (done bool, err error) {
+	w := c.getWorker()
+	defer c.putWorker(w)
+	if err := c.reserve(context.Background(), w, maxPage+frameSlack, 1); err != nil {
+		return false, err
+	}
+	defer c.unreserve(w)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.list != nil || !l.atEdge(edge) {
+		return true, nil // changed: look again
+	}
+	or := w.of(o)
+	var ok bool
+	if or.rows, ok = l.page.Uniform(o.ID, o.DeadEpoch, or.rows); !ok || !w.hold(o) {
+		or.rows = or.rows[:0]
+		return false, nil
+	}
+	defer w.unhold()
+	if err := l.sealPieces(c, w, c.space.BeginEdit(), edge); err != nil {
+		return false, err
+	}
+	o.Depart()
+	c.Stats.BackloggedChains.Add(uint64(l.page.Len()))
+	l.page.Clear()
+	l.live, l.dirty = 0, false
+	return true, nil
 }
 
 type roomStep uint8
@@ -92,7 +127,7 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 		return roomMade, nil
 	}
 	old := l.page.Block()
-	l.page = l.page.CopyTo(b, 0, l.page.Len(), l.prefix)
+	l.page = l.page.MoveTo(b, l.prefix)
 	c.arena.Free(old)
 	return roomMade, nil
 }

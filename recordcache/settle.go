@@ -149,7 +149,8 @@ func (l *Leaf) holds(id base.TxnID) bool {
 }
 
 // Settle brings every chain of every leaf that may hold undecided versions up to
-// date, so that decided transactions need no longer be in the registry.
+// date, so that decided transactions need no longer be in the registry, and lets
+// go of leaves that have become empty.
 func (c *Cache) Settle(ctx context.Context, h versionchain.Horizon) (err error) {
 	rq := Request{Action: Prune, Horizon: h}
 	c.ring.walk(func(l *Leaf) bool {
@@ -159,9 +160,19 @@ func (c *Cache) Settle(ctx context.Context, h versionchain.Horizon) (err error) 
 		if has {
 			_, err = c.Relieve(ctx, l, &rq)
 		}
+		if l.empty() {
+			c.Collapse(l)
+		}
 		return err == nil
 	})
 	return err
+}
+
+// empty reports whether the leaf has nothing in memory and no frames.
+func (l *Leaf) empty() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.page.Len() == 0 && l.listLen() == 0
 }
 
 // CheckpointLeaves writes what committed versions memory holds, and no frame,

@@ -75,6 +75,9 @@ func newTable(c *Cache, id base.TableID, name string) *Table {
 	return t
 }
 
+// Of reports whether the table is one of c's.
+func (t *Table) Of(c *Cache) bool { return t.cache == c && c != nil }
+
 // floor returns the present leaf with the greatest low fence ≤ key, or nil.
 func floor(d *directory, key []byte) *Leaf {
 	var l *Leaf

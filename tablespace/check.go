@@ -61,7 +61,7 @@ func (c *checker) row(key, value []byte) error {
 	case keyRun:
 		var count int64
 		var id base.RunID
-		id, count, _, _, err = decodeRun(key, value)
+		id, count, _, err = decodeRun(key, value)
 		c.rows[id] = count
 	case keyOutcome:
 		_, err = decodeOutcome(key, value)

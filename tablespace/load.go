@@ -126,7 +126,7 @@ func (s *Space) loadRow(key, value []byte) error {
 	case keyPrefix:
 		return decodeUints(key, value, (*uint64)(&l.LastSeq))
 	case keyRun:
-		id, count, bytes, owner, err := decodeRun(key, value)
+		id, count, owner, err := decodeRun(key, value)
 		if err != nil {
 			return err
 		}
@@ -134,7 +134,6 @@ func (s *Space) loadRow(key, value []byte) error {
 		r.owner = owner
 		r.listed.Store(count)
 		r.applied.Store(count)
-		_ = bytes
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"math"
 
 	"github.com/sakerdb/saker/internal/base"
 )
@@ -225,15 +226,18 @@ func (d *rowDecoder) close() error {
 	return d.err
 }
 
-// decodeRun decodes the row of a run.
-func decodeRun(key, value []byte) (id base.RunID, count int64, bytes uint64, owner base.TxnID, err error) {
+// decodeRun decodes the row of a run. The size in it is for people.
+func decodeRun(key, value []byte) (id base.RunID, count int64, owner base.TxnID, err error) {
 	d := rowDecoder{key: key}
 	if len(key) != 9 {
-		return 0, 0, 0, 0, d.corrupt("key of run")
+		return 0, 0, 0, d.corrupt("key of run")
 	}
-	var n uint64
-	if err := decodeUints(key, value, &n, &bytes, (*uint64)(&owner)); err != nil {
-		return 0, 0, 0, 0, err
+	var n, size uint64
+	if err := decodeUints(key, value, &n, &size, (*uint64)(&owner)); err != nil {
+		return 0, 0, 0, err
 	}
-	return base.RunID(binary.BigEndian.Uint64(key[1:])), int64(n), bytes, owner, nil
+	if n == 0 || n > math.MaxInt64 {
+		return 0, 0, 0, d.corrupt("count of run")
+	}
+	return base.RunID(binary.BigEndian.Uint64(key[1:])), int64(n), owner, nil
 }

@@ -122,7 +122,7 @@ func (tx *Tx) enter(t *recordcache.Table) error {
 	if tx.ended != nil {
 		return tx.ended
 	}
-	if t == nil || tx.m.Cache.Table(t.ID) != t {
+	if t == nil || !t.Of(tx.m.Cache) {
 		return base.ErrTableNotFound
 	}
 	if d := base.CommitTS(t.Dropped.Load()); d != 0 && d <= tx.w.Snapshot {

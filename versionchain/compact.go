@@ -1,6 +1,10 @@
 package versionchain
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/sakerdb/saker/internal/base"
+)
 
 const (
 	// flagDrop marks a version that the next copy of the page leaves out.
@@ -64,6 +68,60 @@ func (p Page) CopyTo(dst []byte, from, to, prefix int) Page {
 	q.setN(n)
 	q.setTop(top)
 	return q
+}
+
+// MoveTo makes block dst, longer than the page's own, hold the page: what lies
+// behind the slots moves as one piece to the end, and offsets follow it. It
+// falls back to CopyTo when there is garbage to leave behind.
+func (p Page) MoveTo(dst []byte, prefix int) Page {
+	n, top := p.Len(), p.top()
+	if p.garbage() != 0 || len(dst) <= len(p.b) {
+		return p.CopyTo(dst, 0, n, prefix)
+	}
+	shift := len(dst) - len(p.b)
+	q := Page{b: dst}
+	copy(dst[top+shift:], p.b[top:])
+	copy(dst, p.b[:pageHeader+slotSize*n])
+	q.setTop(top + shift)
+	for i := range n {
+		s := q.slot(i)
+		off := int(binary.LittleEndian.Uint16(s[6:])) + shift
+		binary.LittleEndian.PutUint16(s[4:], binary.LittleEndian.Uint16(s[4:])+uint16(shift))
+		binary.LittleEndian.PutUint16(s[6:], uint16(off))
+		for {
+			prior := binary.LittleEndian.Uint16(dst[off+20:])
+			if prior == 0 {
+				break
+			}
+			binary.LittleEndian.PutUint16(dst[off+20:], prior+uint16(shift))
+			off = int(prior) + shift
+		}
+	}
+	return q
+}
+
+// Uniform fills rows with the page's records, if each has one version, live, of
+// transaction id, at hand and pinned by nobody, and reports whether that is so:
+// a leaf that one transaction filled alone.
+func (p Page) Uniform(id base.TxnID, dead func(base.Epoch) bool, rows []Row) ([]Row, bool) {
+	stamp := UndecidedStamp(id)
+	for i := range p.Len() {
+		off := p.Newest(i)
+		v := p.Version(off)
+		if v.Stamp != stamp || v.Prior != 0 || v.Uses != 2 || v.Flags&^(kindMask|FlagListed|FlagLogged) != 0 {
+			return rows, false
+		}
+		if i == 0 || v.Epoch != rows[len(rows)-1].Epoch {
+			if dead(v.Epoch) {
+				return rows, false
+			}
+		}
+		rows = append(rows, Row{
+			Key: p.Key(i), Value: p.b[int(off)+versionHeader : int(off)+versionHeader+int(v.Len)],
+			Order: base.Order{Epoch: v.Epoch, Leave: v.Leave}, Kind: v.Kind(),
+		})
+	}
+	return rows, true
 }
 
 // firstKept returns the first version from off on that is not dropped, or 0.

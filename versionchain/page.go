@@ -204,6 +204,9 @@ func (p Page) Find(key []byte, prefix int) (i int, exact bool) {
 	slots := p.b[pageHeader : pageHeader+slotSize*n]
 	head := Head(key, prefix)
 	lo, hi := 0, n
+	if h := binary.LittleEndian.Uint32(slots[(n-1)*slotSize:]); h < head || (h == head && bytes.Compare(p.Key(n-1), key) < 0) {
+		return n, false // after the last: a leaf filled in key order
+	}
 	for lo < hi {
 		m := int(uint(lo+hi) >> 1)
 		h := binary.LittleEndian.Uint32(slots[m*slotSize:])

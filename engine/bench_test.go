@@ -1,0 +1,176 @@
+package engine
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"testing"
+)
+
+// benchDB opens a store in a directory of the operating system's.
+func benchDB(b *testing.B, o *Options) (*DB, *Table) {
+	b.Helper()
+	db, err := Open(b.TempDir(), o)
+	check(b, err)
+	b.Cleanup(func() { check(b, db.Close()) })
+	tb, err := db.CreateTable(ctx, "t")
+	check(b, err)
+	return db, tb
+}
+
+// mix is a bijection of the 64-bit numbers.
+func mix(x uint64) uint64 {
+	x ^= x >> 31
+	x *= 0x7fb5d329728ea185
+	x ^= x >> 27
+	x *= 0x81dadef4bc2dd44d
+	return x ^ x>>33
+}
+
+func randomValue(n int) []byte {
+	v := make([]byte, n)
+	for i := range v {
+		v[i] = byte(rand.Uint32())
+	}
+	return v
+}
+
+// One transaction of b.N rows, to the durable commit.
+func benchmarkBulk(b *testing.B, order func(uint64) uint64) {
+	db, tb := benchDB(b, &Options{RecordMemory: 250 << 20})
+	v := randomValue(100)
+	key := make([]byte, 8)
+	b.ReportAllocs()
+	b.ResetTimer()
+	tx := mustBegin(b, db, TxOptions{})
+	for i := range b.N {
+		binary.BigEndian.PutUint64(key, order(uint64(i)))
+		binary.LittleEndian.PutUint64(v, uint64(i))
+		if err := tx.Put(tb, key, v); err != nil {
+			b.Fatal(err)
+		}
+	}
+	check(b, tx.Commit())
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+}
+
+func BenchmarkBulkInKeyOrder(b *testing.B) { benchmarkBulk(b, func(i uint64) uint64 { return i }) }
+
+func BenchmarkBulkAtRandom(b *testing.B) { benchmarkBulk(b, mix) }
+
+// loaded is a store with n resident rows of 100 bytes, loaded in transactions of
+// a thousand rows.
+func loaded(b *testing.B, n uint64) (*DB, *Table) {
+	db, tb := benchDB(b, &Options{RecordMemory: 250 << 20, NoSync: true})
+	v := randomValue(100)
+	for i := uint64(0); i < n; {
+		tx := mustBegin(b, db, TxOptions{})
+		for range 1000 {
+			check(b, tx.Put(tb, u64(i), v))
+			i++
+		}
+		check(b, tx.Commit())
+	}
+	return db, tb
+}
+
+const hotRows = 1 << 20
+
+func BenchmarkGetHot(b *testing.B) {
+	db, tb := loaded(b, hotRows)
+	tx := mustBegin(b, db, TxOptions{ReadOnly: true})
+	key, dst := make([]byte, 8), make([]byte, 0, 128)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		binary.BigEndian.PutUint64(key, mix(uint64(i))%hotRows)
+		if _, err := tx.AppendGet(dst, tb, key); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	check(b, tx.Rollback())
+}
+
+func BenchmarkScan(b *testing.B) {
+	db, tb := loaded(b, hotRows)
+	tx := mustBegin(b, db, TxOptions{ReadOnly: true})
+	b.ReportAllocs()
+	b.ResetTimer()
+	for n := 0; n < b.N; {
+		for _, err := range tx.Scan(tb, Range{Limit: b.N - n}) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			n++
+		}
+	}
+	b.StopTimer()
+	check(b, tx.Rollback())
+}
+
+// BenchmarkUpdateNoSync is a read-modify-write transaction: one Get, one Put.
+func BenchmarkUpdateNoSync(b *testing.B) {
+	db, tb := loaded(b, hotRows)
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		key, dst := make([]byte, 8), make([]byte, 0, 128)
+		for pb.Next() {
+			binary.BigEndian.PutUint64(key, rand.Uint64N(hotRows))
+			for {
+				tx := mustBegin(b, db, TxOptions{NoSync: true})
+				val, err := tx.AppendGet(dst, tb, key)
+				check(b, err)
+				val[0]++
+				err = tx.Put(tb, key, val)
+				if err == nil {
+					err = tx.Commit()
+				}
+				if err == nil {
+					break
+				}
+				_ = tx.Rollback()
+				if !IsRetryable(err) {
+					b.Fatal(err)
+				}
+			}
+		}
+	})
+}
+
+// BenchmarkCommit is a durable transaction of one row.
+func BenchmarkCommit(b *testing.B) {
+	for _, g := range []int{1, 8, 64} {
+		b.Run("goroutines="+string(rune('0'+g/10))+string(rune('0'+g%10)), func(b *testing.B) {
+			db, tb := benchDB(b, nil)
+			v := randomValue(100)
+			b.SetParallelism(max(1, g/2))
+			b.ReportAllocs()
+			b.ResetTimer()
+			if g == 1 {
+				for i := range b.N {
+					tx := mustBegin(b, db, TxOptions{})
+					check(b, tx.Put(tb, u64(mix(uint64(i))), v))
+					check(b, tx.Commit())
+				}
+				return
+			}
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					tx := mustBegin(b, db, TxOptions{})
+					check(b, tx.Put(tb, u64(rand.Uint64()), v))
+					check(b, tx.Commit())
+				}
+			})
+		})
+	}
+}
+
+func BenchmarkBeginReadOnly(b *testing.B) {
+	db, _ := benchDB(b, nil)
+	b.ReportAllocs()
+	for range b.N {
+		tx := mustBegin(b, db, TxOptions{ReadOnly: true})
+		check(b, tx.Rollback())
+	}
+}
