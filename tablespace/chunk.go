@@ -43,7 +43,7 @@ type chunkPool struct {
 func newChunkPool(bufferSize int64) *chunkPool {
 	p := &chunkPool{}
 	for i, size := range chunkSizes {
-		p.max[i] = int(bufferSize/int64(size))/2 + 1
+		p.max[i] = int(bufferSize/int64(size))/4 + 1
 	}
 	return p
 }

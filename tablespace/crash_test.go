@@ -309,3 +309,41 @@ func TestCrashLosesOwnedFrames(t *testing.T) {
 		t.Error("a run without file and entries is remembered")
 	}
 }
+
+// L1: what a dead process had written but not synced is synced when recovery
+// asks for it, though it reads well without.
+func TestSyncRunOfEarlierLife(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := mustOpen(t, smallOptions(fs, 1))
+	r, _ := s.NewRun(5)
+	ref := addFrame(t, s, r, 300, 1, "a", "b")
+	r.ioMu.Lock()
+	if err := r.drain(true); err != nil {
+		t.Fatal(err)
+	}
+	r.ioMu.Unlock()
+	killed := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
+	_ = s.Close()
+	for _, sync := range []bool{false, true} {
+		s := mustOpen(t, smallOptions(killed, 2))
+		if b, err := s.ReadFrame(ref.Addr, nil); err != nil || !sameFrame(b, 300, 1) {
+			t.Fatal(err)
+		}
+		if sync {
+			if err := s.Find(r.ID()).Sync(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after := killed.CrashClone(vfs.CrashCloneCfg{})
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = mustOpen(t, smallOptions(after, 3))
+		if b, err := s.ReadFrame(ref.Addr, nil); sync && (err != nil || !sameFrame(b, 300, 1)) {
+			t.Errorf("synced frame after the power failed: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -135,6 +135,9 @@ func (s *Space) writeOut(f vfs.File, b []byte) error {
 
 // Sync returns when everything added to the run before the call is on stable
 // storage, its directory entry included. Calls at the same time share one sync.
+// A run of an earlier life is synced too, once: recovery must do so before it
+// relies on one that a commit record names (L1). Fails with ErrRunNotFound if
+// the run is gone: it was dropped, or nothing lists what was in it.
 func (r *Run) Sync() error {
 	target := r.size.Load()
 	if r.synced.Load() >= target {
@@ -159,10 +162,16 @@ func (r *Run) Sync() error {
 	r.mu.Lock()
 	f, n := r.file, r.written.Load()
 	r.mu.Unlock()
-	if n < target || f == nil {
+	if n < target {
 		return ErrRunNotFound // dropped meanwhile
 	}
-	if err := f.SyncData(); err != nil {
+	if f == nil { // of an earlier life
+		var err error
+		if f, err = r.readable(); err != nil {
+			return err
+		}
+	}
+	if err := r.s.p.check(f.SyncData()); err != nil {
 		return fmt.Errorf("saker: sync run: %w", err)
 	}
 	if !r.dirSynced {

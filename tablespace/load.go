@@ -63,7 +63,8 @@ func (s *Space) loadRuns() error {
 		n := uint64(info.Size())
 		r.size.Store(n)
 		r.written.Store(n)
-		r.synced.Store(n)
+		// Not known to be synced: the last process may have died before it was,
+		// and what we read may only be in the operating system's cache.
 		r.sealed.Store(true)
 		s.runs[id] = r
 	}
@@ -148,8 +149,7 @@ func (s *Space) CollectFiles(keep func(base.RunID) bool) (removed int, err error
 	var list []*Run
 	s.regMu.RLock()
 	for _, r := range s.runs {
-		old := uint32(uint64(r.id)>>base.RunSeqBits) != s.o.Incarnation
-		if old && r.listed.Load() == 0 && r.applied.Load() == 0 && r.refs.Load() == 0 {
+		if s.isOld(r) && r.listed.Load() == 0 && r.applied.Load() == 0 && r.refs.Load() == 0 {
 			list = append(list, r)
 		}
 	}
@@ -164,4 +164,9 @@ func (s *Space) CollectFiles(keep func(base.RunID) bool) (removed int, err error
 		removed++
 	}
 	return removed, nil
+}
+
+// isOld reports whether the run is of an earlier life of the store.
+func (s *Space) isOld(r *Run) bool {
+	return uint32(uint64(r.id)>>base.RunSeqBits) != s.o.Incarnation
 }

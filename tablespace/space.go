@@ -300,7 +300,7 @@ func (s *Space) finishWriting() error {
 	s.regMu.RLock()
 	open := make([]*Run, 0, len(s.runs))
 	for _, r := range s.runs {
-		if r.refs.Load()&gone == 0 {
+		if r.refs.Load()&gone == 0 && !s.isOld(r) {
 			open = append(open, r)
 		}
 	}

@@ -1,0 +1,301 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/recordcache"
+)
+
+// tester is what *testing.T and *rapid.T have in common.
+type tester interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Fatal(args ...any)
+	Logf(format string, args ...any)
+}
+
+// The hands of the scavenger, at the test's command.
+
+// relieveAll does one action to every leaf.
+func relieveAll(t tester, db *DB, a recordcache.Action) (rep recordcache.Report) {
+	t.Helper()
+	db.cache.Walk(func(l *recordcache.Leaf) bool {
+		r, err := db.cache.Relieve(ctx, l, &recordcache.Request{Action: a, Horizon: db.snaps.Horizon()})
+		if err != nil {
+			t.Fatalf("relieve: %v", err)
+		}
+		rep.Freed += r.Freed
+		rep.Rows += r.Rows
+		rep.Few += r.Few
+		rep.Busy += r.Busy
+		rep.Missed += r.Missed
+		return true
+	})
+	return rep
+}
+
+func pruneAll(t tester, db *DB)   { t.Helper(); relieveAll(t, db, recordcache.Prune) }
+func backlogAll(t tester, db *DB) { t.Helper(); relieveAll(t, db, recordcache.BacklogAll) }
+
+// chillAll chills what may be chilled, in every leaf.
+func chillAll(t tester, db *DB) {
+	t.Helper()
+	db.cache.Walk(func(l *recordcache.Leaf) bool {
+		if _, err := db.cache.Chill(ctx, l, db.m.Track); err != nil {
+			t.Fatalf("chill: %v", err)
+		}
+		return true
+	})
+}
+
+// collapseAll returns every leaf without resident rows to the leaf map.
+func collapseAll(db *DB) {
+	db.cache.Walk(func(l *recordcache.Leaf) bool { db.cache.Collapse(l); return true })
+}
+
+// mergeAt merges the frames of the leaf at key until there is nothing to merge.
+func mergeAt(t tester, db *DB, tb *Table, key []byte) {
+	t.Helper()
+	for range 3 {
+		if err := db.cache.Merge(ctx, tb, key, db.m.Stretches); err != nil && !recordcache.IsNoMemory(err) {
+			t.Fatalf("merge: %v", err)
+		}
+	}
+}
+
+// evictAll leaves as little as possible in memory: everything is backlogged and
+// all leaves are collapsed into gaps.
+func evictAll(t tester, db *DB) {
+	t.Helper()
+	backlogAll(t, db)
+	pruneAll(t, db)
+	collapseAll(db)
+}
+
+// checkStore verifies what can be verified while the store is in use (M1).
+func checkStore(t tester, db *DB) {
+	t.Helper()
+	if err := db.Verify(ctx); err != nil {
+		t.Fatalf("verify: %v", err)
+	}
+	if err := db.arena.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if over := db.arena.Overdrawn(); over != 0 {
+		t.Fatalf("M1: record memory was overdrawn by %d bytes", over)
+	}
+	if db.arena.Peak() > db.arena.Cap() {
+		t.Fatalf("M1: peak %d, cap %d", db.arena.Peak(), db.arena.Cap())
+	}
+}
+
+// checkIdle verifies that nothing remains of transactions when all have ended.
+func checkIdle(t tester, db *DB) {
+	t.Helper()
+	waitSwept(t, db)
+	// What a checkpoint has seen can be forgotten; what retired while it ran, by
+	// the next one. Recovery and the sweeper may have left work for it.
+	for range 3 {
+		if err := db.Checkpoint(ctx); err != nil {
+			t.Fatalf("checkpoint: %v", err)
+		}
+	}
+	checkStore(t, db)
+	if n := db.m.Active(); n != 0 {
+		t.Fatalf("%d transactions are active", n)
+	}
+	if n := db.temps.Len(); n != 0 {
+		t.Fatalf("%d temp tables are left", n)
+	}
+	if n := db.reg.Len(); n != 0 {
+		t.Fatalf("L7: %d transactions are left in the registry", n)
+	}
+	if h := db.snaps.Horizon(); len(h) != 1 {
+		t.Fatalf("S1: snapshots are left: %v", h)
+	}
+	if st := db.log.Stats(); st.PinnedSegments != 0 {
+		t.Fatalf("L5: %d log segments are pinned", st.PinnedSegments)
+	}
+}
+
+func waitSwept(t tester, db *DB) {
+	t.Helper()
+	for until := time.Now().Add(20 * time.Second); db.m.Sweeping() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("%d rollbacks are not swept", db.m.Sweeping())
+		}
+	}
+}
+
+// mustClose checks the store at rest and closes it.
+func mustClose(t tester, db *DB) {
+	t.Helper()
+	checkIdle(t, db)
+	if err := db.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+}
+
+// reopen closes the store and opens it again.
+func reopen(t testing.TB, db *DB, o *Options) *DB {
+	t.Helper()
+	mustClose(t, db)
+	return mustOpen(t, o)
+}
+
+func tinyOptions() *Options {
+	o := memOptions()
+	o.Memory = 4 << 20
+	o.RecordMemory = 1 << 20
+	o.ChillThreshold = 1 << 10
+	return o
+}
+
+func value(n, size int) []byte {
+	b := fmt.Appendf(make([]byte, 0, size+16), "%d.", n)
+	for len(b) < size {
+		b = append(b, byte('a'+(n+len(b))%26))
+	}
+	return b[:size]
+}
+
+func put(t tester, tx *Tx, tb *Table, key string, val string) {
+	t.Helper()
+	if err := tx.Put(tb, []byte(key), []byte(val)); err != nil {
+		t.Fatalf("put %q: %v", key, err)
+	}
+}
+
+func del(t tester, tx *Tx, tb *Table, key string) {
+	t.Helper()
+	if err := tx.Delete(tb, []byte(key)); err != nil {
+		t.Fatalf("delete %q: %v", key, err)
+	}
+}
+
+func commit(t tester, tx *Tx) {
+	t.Helper()
+	if err := tx.Commit(); err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+}
+
+func rollback(t tester, tx *Tx) {
+	t.Helper()
+	if err := tx.Rollback(); err != nil {
+		t.Fatalf("rollback: %v", err)
+	}
+}
+
+// gets checks a point read and every other path to the row; want "" is absent.
+func gets(t tester, tx *Tx, tb *Table, key, want string) {
+	t.Helper()
+	got, err := tx.Get(tb, []byte(key))
+	if want == "" {
+		if !errors.Is(err, ErrNotFound) {
+			t.Fatalf("get %q: %.40q %v, want it absent", key, got, err)
+		}
+	} else if err != nil || string(got) != want {
+		t.Fatalf("get %q: %.40q %v, want %.40q", key, got, err, want)
+	}
+	for _, reverse := range []bool{false, true} {
+		seen := ""
+		r := Range{From: []byte(key), To: append([]byte(key), 0), Reverse: reverse}
+		for row, err := range tx.Scan(tb, r) {
+			if err != nil {
+				t.Fatalf("scan %q: %v", key, err)
+			}
+			if seen != "" || string(row.Key) != key {
+				t.Fatalf("scan of %q found %q", key, row.Key)
+			}
+			seen = string(row.Value)
+		}
+		if seen != want {
+			t.Fatalf("scan of %q, reverse %v: %.40q, want %.40q", key, reverse, seen, want)
+		}
+	}
+}
+
+// all returns the rows that tx sees as key=value, scanned in both directions.
+func all(t tester, tx *Tx, tb *Table) (rows []string) {
+	t.Helper()
+	for row, err := range tx.Scan(tb, Range{}) {
+		if err != nil {
+			t.Fatalf("scan: %v", err)
+		}
+		rows = append(rows, string(row.Key)+"="+string(row.Value))
+	}
+	i := len(rows)
+	for row, err := range tx.Scan(tb, Range{Reverse: true}) {
+		if err != nil {
+			t.Fatalf("scan in reverse: %v", err)
+		}
+		if i--; i < 0 || rows[i] != string(row.Key)+"="+string(row.Value) {
+			t.Fatalf("scan in reverse differs at %q", row.Key)
+		}
+	}
+	if i != 0 {
+		t.Fatalf("scan in reverse misses %d of %d rows", i, len(rows))
+	}
+	return rows
+}
+
+func inView(t tester, db *DB, fn func(tx *Tx)) {
+	t.Helper()
+	if err := db.View(ctx, func(tx *Tx) error { fn(tx); return nil }); err != nil {
+		t.Fatalf("view: %v", err)
+	}
+}
+
+func inUpdate(t tester, db *DB, fn func(tx *Tx)) {
+	t.Helper()
+	if err := db.Update(ctx, func(tx *Tx) error { fn(tx); return nil }); err != nil {
+		t.Fatalf("update: %v", err)
+	}
+}
+
+func wantErr(t tester, what string, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("%s: got %v, want %v", what, err, want)
+	}
+}
+
+// switchCtx is the context of a transaction whose waits can be made to fail at
+// once: a test in one goroutine cannot wait for another transaction.
+type switchCtx struct {
+	context.Context
+	now context.Context // nil: the embedded one
+}
+
+var canceled = func() context.Context {
+	c, cancel := context.WithCancel(context.Background())
+	cancel()
+	return c
+}()
+
+func (s *switchCtx) cur() context.Context {
+	if s.now != nil {
+		return s.now
+	}
+	return s.Context
+}
+func (s *switchCtx) Done() <-chan struct{} { return s.cur().Done() }
+func (s *switchCtx) Err() error            { return s.cur().Err() }
+
+// impatiently runs op, which is expected to wait, so that it fails instead.
+func (s *switchCtx) impatiently(op func() error) error {
+	s.now = canceled
+	defer func() { s.now = nil }()
+	return op()
+}
+
+func clone(b []byte) []byte { return append([]byte{}, bytes.Clone(b)...) }
+
+var _ = base.MaxTS
