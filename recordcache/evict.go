@@ -290,11 +290,12 @@ func (l *Leaf) sealList(c *Cache, w *worker, e *tablespace.EditTx) error {
 		}
 		w.added = append(w.added, f)
 	}
-	nl := &frameList{seq: e.Seq(), frames: make([]frame, 0, len(w.added)+l.listLen())}
-	nl.frames = append(nl.frames, w.added...)
+	frames := make([]frame, 0, len(w.added)+l.listLen())
+	frames = append(frames, w.added...)
 	if l.list != nil {
-		nl.frames = append(nl.frames, l.list.frames...)
+		frames = append(frames, l.list.frames...)
 	}
+	nl := newList(e.Seq(), frames)
 	l.putEntry(e, l.low, l.high, nl)
 	w.end(e)
 	l.setList(nl, c)
@@ -370,8 +371,7 @@ func (l *Leaf) sealPieces(c *Cache, w *worker, e *tablespace.EditTx, edge []byte
 	t := l.table
 	t.mu.Lock()
 	t.sealed.Add(1)
-	l.low = edge
-	l.prefix = commonPrefix(l.low, l.high)
+	l.setFences(edge, l.high)
 	t.mu.Unlock()
 	l.mapped = false
 	c.Stats.SealedLeaves.Add(1)
@@ -441,7 +441,7 @@ func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
 		}
 		size = old
 	}
-	q := l.page.CopyTo(w.page[:size], 0, n, l.prefix)
+	q := l.page.CopyTo(w.page[:size], 0, n, int(l.prefix))
 	b := l.page.Truncate(q).Block()
 	l.page = versionchain.PageOf(c.arena.Shrink(b, size))
 }

@@ -18,8 +18,22 @@ type frame struct {
 
 // frameList is the immutable list of frames of a leaf. A change makes a new one.
 type frameList struct {
-	seq    base.EditSeq // of the edit that listed it: the leaf's epoch (P7)
+	seq    base.EditSeq          // of the edit that listed it: the leaf's epoch (P7)
+	sole   *versionchain.Outcome // the owner of all frames, if they have one owner
 	frames []frame
+}
+
+func newList(seq base.EditSeq, frames []frame) *frameList {
+	l := &frameList{seq: seq, frames: frames}
+	if len(frames) > 0 {
+		l.sole = frames[0].out
+		for i := range frames {
+			if frames[i].out != l.sole {
+				l.sole = nil
+			}
+		}
+	}
+	return l
 }
 
 // undecided reports whether a frame's owner has no published outcome.
@@ -39,20 +53,24 @@ func (l *frameList) undecided() bool {
 type Leaf struct {
 	mu sync.RWMutex // guards everything below; ring and ref excepted
 
-	table *Table
-	// low and high are the fences [low, high); nil high is open. They change
-	// under mu and table.mu both, so either is enough to read them.
-	low, high []byte
-	prefix    int  // length of the common prefix of all keys in the leaf
-	dead      bool // no longer in the directory: search again
-	mapped    bool // the leaf map has an entry at low
-	live      int  // at least the number of undecided versions
-	dirty     bool // may hold committed versions that no frame holds
-	charged   int64
+	// What a search looks at first, in as few cache lines as possible.
+	page     versionchain.Page
+	list     *frameList // nil: none
+	lowHead  uint64     // dirHead of low
+	highHead uint64     // dirHead of high
+	prefix   int32      // length of the common prefix of all keys in the leaf
+	open     bool       // no high fence
+	dead     bool       // no longer in the directory: search again
+	mapped   bool       // the leaf map has an entry at low
+	dirty    bool       // may hold committed versions that no frame holds
+	live     int        // at least the number of undecided versions
 
-	page versionchain.Page
-	list *frameList // nil: none
-	mem  [][]byte   // resident copies of list.frames, by index; nil: none
+	// low and high are the fences [low, high); nil high is open. They change,
+	// by setFences, under mu and table.mu both: either is enough to read them.
+	low, high []byte
+	table     *Table
+	charged   int64
+	mem       [][]byte // resident copies of list.frames, by index; nil: none
 
 	ref   atomic.Uint32 // touched since the clock hand passed
 	reads atomic.Uint32 // cold reads since it became a stub
@@ -85,7 +103,21 @@ func commonPrefix(low, high []byte) int {
 
 // covers reports whether key belongs to the leaf. REQUIRES: l.mu is held.
 func (l *Leaf) covers(key []byte) bool {
-	return !l.dead && bytes.Compare(key, l.low) >= 0 && (l.high == nil || bytes.Compare(key, l.high) < 0)
+	if l.dead {
+		return false
+	}
+	h := dirHead(key)
+	if h < l.lowHead || (h == l.lowHead && bytes.Compare(key, l.low) < 0) {
+		return false
+	}
+	return l.open || h < l.highHead || (h == l.highHead && bytes.Compare(key, l.high) < 0)
+}
+
+// setFences gives the leaf its range.
+func (l *Leaf) setFences(low, high []byte) {
+	l.low, l.high, l.open = low, high, high == nil
+	l.lowHead, l.highHead = dirHead(low), dirHead(high)
+	l.prefix = int32(commonPrefix(low, high))
 }
 
 // touch tells the clock hand that the leaf is warm. A load first: the line

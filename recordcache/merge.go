@@ -290,6 +290,7 @@ func (l *Leaf) replace(c *Cache, w *worker, list *frameList, pick []int, owner *
 		}
 		rest.frames = append(rest.frames, list.frames[i])
 	}
+	rest = newList(rest.seq, rest.frames)
 	or := &ownerRows{out: owner}
 	low := l.low
 	var first *frameList
@@ -304,7 +305,7 @@ func (l *Leaf) replace(c *Cache, w *worker, list *frameList, pick []int, owner *
 			w.end(e)
 			return err
 		}
-		nl := &frameList{seq: e.Seq(), frames: append([]frame{f}, rest.frames...)}
+		nl := newList(e.Seq(), append([]frame{f}, rest.frames...))
 		l.putEntry(e, low, high, nl)
 		if p == 0 {
 			first, firstHigh = nl, high
@@ -330,8 +331,7 @@ func (l *Leaf) replace(c *Cache, w *worker, list *frameList, pick []int, owner *
 		t.mu.Lock()
 		t.sealed.Add(1)
 		t.moved.Add(1)
-		l.high = firstHigh
-		l.prefix = commonPrefix(l.low, l.high)
+		l.setFences(l.low, firstHigh)
 		t.mu.Unlock()
 	}
 	l.setList(first, c)

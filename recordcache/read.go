@@ -77,7 +77,7 @@ func (c *Cache) roomyForStubs() bool { return c.roomy() && c.arena.Charged() < c
 func (l *Leaf) get(r *versionchain.Reader, sc *Scratch, dst, key []byte) ([]byte, bool, error) {
 	l.touch()
 	var f versionchain.Found
-	i, exact := l.page.Find(key, l.prefix)
+	i, exact := l.page.Find(key, int(l.prefix))
 	if exact {
 		var err error
 		if f, err = l.page.Visible(i, r); err != nil {
@@ -85,8 +85,7 @@ func (l *Leaf) get(r *versionchain.Reader, sc *Scratch, dst, key []byte) ([]byte
 			return dst, false, err
 		}
 	}
-	list := l.list
-	if list == nil || (f.Off != 0 && list.settledBelow(&f, r)) {
+	if f.Off != 0 || l.list == nil {
 		if f.Off == 0 || f.Ver.Kind() != base.KindValue {
 			l.mu.RUnlock()
 			return dst, false, nil
@@ -100,56 +99,28 @@ func (l *Leaf) get(r *versionchain.Reader, sc *Scratch, dst, key []byte) ([]byte
 	return l.getDeep(r, sc, dst, key, &f)
 }
 
-// settledBelow reports whether no frame of the list can hold a version that r
-// sees and that is newer than f.
-func (fl *frameList) settledBelow(f *versionchain.Found, r *versionchain.Reader) bool {
-	if f.Locked {
-		return false
-	}
-	if f.TS == base.MaxTS {
-		return true // own live versions in memory are newer than own frames
-	}
-	for i := range fl.frames {
-		o := fl.frames[i].out
-		if o == nil {
-			if fl.frames[i].Newest > f.TS {
-				return false
-			}
-			continue
-		}
-		if o == r.Self {
-			return false
-		}
-		if st, ts := o.Status(); st == versionchain.Committed && ts > f.TS {
-			return false
-		}
-	}
-	return true
-}
-
-// getDeep finishes a read that needs frames or the log. The chain's answer, the
-// list and the references are taken at one moment of the leaf (P4).
+// getDeep finishes a read that needs frames, because memory has no version that
+// r sees, or the log. The chain's answer, the list and the references are taken
+// at one moment of the leaf (P4).
 // REQUIRES: l.mu is held shared; it is released.
 func (l *Leaf) getDeep(r *versionchain.Reader, sc *Scratch, dst, key []byte, f *versionchain.Found) ([]byte, bool, error) {
 	c := l.table.cache
 	n := len(dst)
 	var b best
-	var lsn base.LSN
-	var rowLen int
+	var err error
 	if f.Off != 0 {
-		b = best{have: true, kind: f.Ver.Kind(), ord: f.Ver.Order(f.TS)}
-		switch {
-		case f.Ver.Flags&versionchain.FlagChilled != 0:
-			lsn, rowLen = l.page.Chilled(f.Off)
-			c.log.Pin(c.log.SegmentOf(lsn))
-		case b.kind == base.KindValue:
-			dst = append(dst, l.page.Value(f.Off, &f.Ver)...)
-		}
+		lsn, rowLen := l.page.Chilled(f.Off)
+		seg := c.log.SegmentOf(lsn)
+		c.log.Pin(seg)
+		l.mu.RUnlock()
+		dst, err = c.thaw(lsn, rowLen, sc, dst, key)
+		c.log.Unpin(seg)
+		sc.trim()
+		return dst, err == nil, err
 	}
 	list := l.list
 	var hash uint64
 	pending := 0
-	var err error
 	if list != nil {
 		hash = base.Hash(key)
 		for i := range list.frames {
@@ -179,13 +150,6 @@ func (l *Leaf) getDeep(r *versionchain.Reader, sc *Scratch, dst, key []byte, f *
 	if pending > 0 && err == nil {
 		dst, err = c.readPending(l, list, inMem, hash, r, sc, dst, n, key, &b)
 		c.release(list)
-	}
-	if lsn != 0 {
-		// The chilled version is the answer unless a frame had a newer one.
-		if err == nil && f.Ver.Order(f.TS) == b.ord && b.kind == base.KindValue {
-			dst, err = c.thaw(lsn, rowLen, sc, dst[:n], key)
-		}
-		c.log.Unpin(c.log.SegmentOf(lsn))
 	}
 	sc.trim()
 	if err != nil || !b.have || b.kind != base.KindValue {
@@ -218,7 +182,6 @@ func (fl *frameList) skip(i int, r *versionchain.Reader, hash uint64, b *best) b
 // readPending reads, with no lock held, the frames that are not resident.
 func (c *Cache) readPending(l *Leaf, list *frameList, inMem, hash uint64, r *versionchain.Reader, sc *Scratch, dst []byte, n int, key []byte, b *best) ([]byte, error) {
 	settled := !list.undecided()
-	alone := !b.have // nothing in memory takes part in the answer
 	if settled && c.cold != nil && !b.have {
 		if val, ts, ok := c.cold.get(dst, l.table.ID, key, hash, list.seq); ok && ts <= r.Snapshot {
 			c.Stats.ColdHits.Add(1)
@@ -250,7 +213,7 @@ func (c *Cache) readPending(l *Leaf, list *frameList, inMem, hash uint64, r *ver
 			c.makeResident(l, list, i, bytes)
 		}
 	}
-	if settled && alone && c.cold != nil && b.have && b.kind == base.KindValue && newestTS <= r.Snapshot && b.ord.TS != base.MaxTS {
+	if settled && c.cold != nil && b.have && b.kind == base.KindValue && newestTS <= r.Snapshot && b.ord.TS != base.MaxTS {
 		c.cold.set(l.table.ID, key, hash, list.seq, b.ord.TS, dst[n:])
 	}
 	return dst, nil

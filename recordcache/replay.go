@@ -9,61 +9,88 @@ import (
 	"github.com/sakerdb/saker/versionchain"
 )
 
-// Replay applies one committed row of the log, unconditionally and idempotently
-// (L6): the newest by Order stands. No snapshot is active during recovery, so
-// one version per record is enough. framed says that the row's transaction has
-// frames too, which may hold a newer version of the same commit; then they are
-// asked. errNoMemory asks the caller to wait.
+// Replay applies one committed row of the log, idempotently (L6): the newest by
+// Order stands. No snapshot is active during recovery, so one version per record
+// is enough. Memory must be newer than frames, so a row that some frame of the
+// leaf may hold in a newer version is compared with it first; own frames of the
+// row's transaction may hold one of the same timestamp (framed). errNoMemory
+// asks the caller to wait.
 func (t *Table) Replay(w *Writer, key, value []byte, kind base.Kind, ord base.Order, framed bool) error {
-	if framed {
-		newer, err := t.framedNewer(w, key, ord)
+	for {
+		newer, err := t.framedNewer(w, key, ord, framed)
 		if err != nil || newer {
 			return err
 		}
-	}
-	v := versionchain.Ver{Stamp: uint64(ord.TS), Epoch: ord.Epoch, Leave: ord.Leave, Flags: uint8(kind)}
-	for {
-		l, err := t.lockFor(w, key)
-		if err != nil {
-			return err
-		}
-		i, exact := l.page.Find(key, l.prefix)
-		ok := false
-		if exact {
-			head := l.page.Version(l.page.Newest(i))
-			if head.Order(head.TS()).Newer(ord) {
-				l.mu.Unlock()
-				return nil
-			}
-			ok = l.page.Replace(i, value, &v)
-		} else {
-			ok = l.page.Insert(i, key, value, l.prefix, &v)
-		}
-		if ok {
-			l.dirty = true
-			l.mu.Unlock()
-			w.Hint = l
-			return nil
-		}
-		l.mu.Unlock()
-		if err := t.cache.makeRoom(w, l, key, versionchain.VersionSize(len(key), len(value), true)); err != nil {
+		done, err := t.replay(w, key, value, kind, ord)
+		if err != nil || done {
 			return err
 		}
 	}
 }
 
-// framedNewer reports whether a frame holds a version of key newer than ord.
-func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order) (bool, error) {
+// replay links the row; done is false when the leaf has changed since its frames
+// were asked.
+func (t *Table) replay(w *Writer, key, value []byte, kind base.Kind, ord base.Order) (done bool, err error) {
+	v := versionchain.Ver{Stamp: uint64(ord.TS), Epoch: ord.Epoch, Leave: ord.Leave, Flags: uint8(kind)}
+	for {
+		l, err := t.lockFor(w, key)
+		if err != nil {
+			return false, err
+		}
+		if l.list != w.proof.list {
+			l.mu.Unlock()
+			return false, nil
+		}
+		i, exact := l.page.Find(key, int(l.prefix))
+		ok := false
+		if exact {
+			head := l.page.Version(l.page.Newest(i))
+			if head.Order(head.TS()).Newer(ord) {
+				l.mu.Unlock()
+				return true, nil
+			}
+			ok = l.page.Replace(i, value, &v)
+		} else {
+			ok = l.page.Insert(i, key, value, int(l.prefix), &v)
+		}
+		if ok {
+			l.dirty = true
+			l.mu.Unlock()
+			w.Hint = l
+			return true, nil
+		}
+		l.mu.Unlock()
+		if err := t.cache.makeRoom(w, l, key, versionchain.VersionSize(len(key), len(value), true)); err != nil {
+			return false, err
+		}
+	}
+}
+
+// framedNewer reports whether a frame holds a version of key newer than ord. It
+// leaves the list that it looked at in w.proof.
+func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order, framed bool) (bool, error) {
 	l, err := t.lockFor(w, key)
 	if err != nil {
 		return false, err
 	}
-	if l.list == nil {
+	w.proof = proof{list: l.list, value: w.proof.value[:0]}
+	ask := false
+	hash := base.Hash(key)
+	for i := range l.listLen() {
+		f := &l.list.frames[i]
+		newest := f.Newest
+		if f.out != nil {
+			_, newest = f.out.Status()
+		}
+		if newest > ord.TS || (framed && newest == ord.TS) {
+			ask = ask || versionchain.FilterMayContain(f.Filter, hash)
+		}
+	}
+	if !ask {
 		l.mu.Unlock()
 		return false, nil
 	}
-	r := versionchain.Reader{Snapshot: base.MaxTS - 1, Reg: t.cache.reg}
-	w.Reader = r
+	w.Reader = versionchain.Reader{Snapshot: base.MaxTS - 1, Reg: t.cache.reg}
 	if err := l.ask(w, key, true); err != nil {
 		return false, err
 	}
@@ -93,10 +120,11 @@ func (t *Table) Readd(ctx context.Context, ref tablespace.FrameRef, o *versionch
 		}
 		if l.listLen() == 0 || l.list.index(ref.Addr) < 0 {
 			e := c.space.BeginEdit()
-			nl := &frameList{seq: e.Seq(), frames: []frame{{FrameRef: ref, out: o}}}
+			frames := []frame{{FrameRef: ref, out: o}}
 			if l.list != nil {
-				nl.frames = append(nl.frames, l.list.frames...)
+				frames = append(frames, l.list.frames...)
 			}
+			nl := newList(e.Seq(), frames)
 			e.Refs(ref.Run, 1)
 			l.putEntry(e, l.low, l.high, nl)
 			w.end(e)

@@ -96,7 +96,8 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 	}
 	size := len(l.page.Block())
 	used := max(l.page.Used(), versionchain.PageOverhead)
-	if size > 0 && (used+need > maxPage || l.page.Len() < 64) {
+	fresh := l.page.Garbage() == 0 && !l.dirty && l.live == l.page.Len() // all live, once each
+	if size > 0 && !fresh && (used+need > maxPage || l.page.Len() < 64) {
 		// Before a page grows or splits, what nobody sees goes.
 		if err := l.settle(c, h); err != nil {
 			return roomMade, err
@@ -109,7 +110,7 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 	}
 	if size > 0 && want <= size-size/8 {
 		w := c.getWorker()
-		q := l.page.CopyTo(w.page[:size], 0, l.page.Len(), l.prefix)
+		q := l.page.CopyTo(w.page[:size], 0, l.page.Len(), int(l.prefix))
 		l.page = l.page.Truncate(q)
 		c.putWorker(w)
 		return roomMade, nil
@@ -127,7 +128,7 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 		return roomMade, nil
 	}
 	old := l.page.Block()
-	l.page = l.page.MoveTo(b, l.prefix)
+	l.page = l.page.MoveTo(b, int(l.prefix))
 	c.arena.Free(old)
 	return roomMade, nil
 }
@@ -203,9 +204,10 @@ func (l *Leaf) splitAt(c *Cache, w *worker, mid int, key []byte) error {
 		}
 	}
 	bound = bytes.Clone(bound)
-	r := &Leaf{table: l.table, low: bound, high: l.high, live: l.live, dirty: l.dirty, prefix: commonPrefix(bound, l.high)}
+	r := &Leaf{table: l.table, live: l.live, dirty: l.dirty}
+	r.setFences(bound, l.high)
 	if l.list != nil {
-		r.list = &frameList{frames: l.list.frames}
+		r.list = newList(0, l.list.frames)
 	}
 	r.charged = r.cost()
 	if !c.arena.Charge(r.charged) {
@@ -217,7 +219,7 @@ func (l *Leaf) splitAt(c *Cache, w *worker, mid int, key []byte) error {
 			c.arena.Uncharge(r.charged)
 			return errNoMemory
 		}
-		r.page = l.page.CopyTo(b, mid, n, r.prefix)
+		r.page = l.page.CopyTo(b, mid, n, int(r.prefix))
 	}
 	leftPrefix := commonPrefix(l.low, bound)
 	if size := l.page.CopySize(0, mid); size <= versionchain.PageOverhead {
@@ -231,7 +233,7 @@ func (l *Leaf) splitAt(c *Cache, w *worker, mid int, key []byte) error {
 	c.Stats.Splits.Add(1)
 	t := l.table
 	t.mu.Lock()
-	l.high, l.prefix = bound, leftPrefix
+	l.setFences(l.low, bound)
 	if l.list != nil {
 		l.splitEntry(c, w, r)
 	}
@@ -244,7 +246,7 @@ func (l *Leaf) splitAt(c *Cache, w *worker, mid int, key []byte) error {
 // splitEntry writes the two entries of a split leaf as one edit.
 func (l *Leaf) splitEntry(c *Cache, w *worker, r *Leaf) {
 	e := c.space.BeginEdit()
-	l.list = &frameList{seq: e.Seq(), frames: l.list.frames}
+	l.list = newList(e.Seq(), l.list.frames)
 	r.list.seq = e.Seq()
 	l.putEntry(e, l.low, l.high, l.list)
 	r.putEntry(e, r.low, r.high, r.list)
@@ -256,8 +258,8 @@ func (l *Leaf) splitEntry(c *Cache, w *worker, r *Leaf) {
 }
 
 // WriteLarge stores a value that is too large for record memory: it goes into a
-// frame of its own in the transaction's temp table, and a lock version in the
-// chain stands for it, so that conflicts are found without reading the frame.
+// frame of its own in the transaction's temp table, and a stand-in in the chain
+// tells of it, so that conflicts are found without reading the frame.
 // Errors are those of Write.
 func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []byte) (*Leaf, error) {
 	c := t.cache
@@ -298,18 +300,17 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 	}
 }
 
-// addLarge links the lock version. An own version of the same stretch becomes
-// the lock: the frame replaces its value.
+// addLarge links the stand-in, in place of an own version of the same stretch.
 func (l *Leaf) addLarge(c *Cache, w *Writer, i int, exact bool, key []byte) bool {
 	for exact && l.popGarbage(w, i) {
-		i, exact = l.page.Find(key, l.prefix)
+		i, exact = l.page.Find(key, int(l.prefix))
 	}
 	v := versionchain.Ver{
 		Stamp: versionchain.UndecidedStamp(w.Self.ID), Epoch: w.Epoch, Leave: w.Self.Leave(),
-		Flags: versionchain.FlagListed | uint8(base.KindLock),
+		Flags: versionchain.FlagClean | uint8(versionchain.KindStandIn),
 	}
 	if !exact {
-		if !l.page.Insert(i, key, nil, l.prefix, &v) {
+		if !l.page.Insert(i, key, nil, int(l.prefix), &v) {
 			return false
 		}
 		l.live++

@@ -346,16 +346,16 @@ func (it *Iter) presentBelow(d *directory) (*Leaf, []byte) {
 func dirItemBefore(d *directory, at []byte) []byte {
 	var low []byte
 	visit := func(x dirItem) bool {
-		if at != nil && bytes.Equal(x.low, at) {
+		if at != nil && x.low == string(at) {
 			return true
 		}
-		low = x.low
+		low = []byte(x.low)
 		return false
 	}
 	if at == nil {
 		d.Descend(visit)
 	} else {
-		d.DescendLessOrEqual(dirItem{head: dirHead(at), low: at}, visit)
+		d.DescendLessOrEqual(itemAt(at, nil), visit)
 	}
 	if len(low) == 0 {
 		return nil
@@ -371,13 +371,13 @@ func (it *Iter) capture(l *Leaf, high []byte) error {
 	i, n := 0, l.page.Len()
 	if it.reverse {
 		if it.bound != nil {
-			n, _ = l.page.Find(it.bound, l.prefix)
+			n, _ = l.page.Find(it.bound, int(l.prefix))
 		}
-		i, _ = l.page.Find(it.from, l.prefix)
+		i, _ = l.page.Find(it.from, int(l.prefix))
 	} else {
-		i, _ = l.page.Find(it.bound, l.prefix)
+		i, _ = l.page.Find(it.bound, int(l.prefix))
 		if it.to != nil && (high == nil || bytes.Compare(it.to, high) < 0) {
-			n, _ = l.page.Find(it.to, l.prefix)
+			n, _ = l.page.Find(it.to, int(l.prefix))
 		}
 	}
 	chilled := false

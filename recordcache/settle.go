@@ -37,7 +37,7 @@ func (t *Table) Stamp(hint *Leaf, key []byte, id base.TxnID, ts base.CommitTS) {
 	if l == nil {
 		return
 	}
-	if i, ok := l.page.Find(key, l.prefix); ok {
+	if i, ok := l.page.Find(key, int(l.prefix)); ok {
 		if n := l.page.StampAll(i, id, ts); n > 0 {
 			l.live = max(0, l.live-n)
 			l.dirty = true
@@ -54,7 +54,7 @@ func (t *Table) Undo(hint *Leaf, key []byte, id base.TxnID, from base.Epoch) boo
 		return true
 	}
 	defer l.mu.Unlock()
-	i, ok := l.page.Find(key, l.prefix)
+	i, ok := l.page.Find(key, int(l.prefix))
 	for ok {
 		v := l.page.Version(l.page.Newest(i))
 		if !v.Undecided() || v.Txn() != id || v.Epoch < from {
@@ -233,7 +233,7 @@ func (l *Leaf) dropAborted(c *Cache, w *worker) {
 		return
 	}
 	e := c.space.BeginEdit()
-	nl := &frameList{seq: e.Seq()}
+	var frames []frame
 	for i := range l.listLen() {
 		f := &l.list.frames[i]
 		if f.out != nil {
@@ -242,9 +242,10 @@ func (l *Leaf) dropAborted(c *Cache, w *worker) {
 				continue
 			}
 		}
-		nl.frames = append(nl.frames, *f)
+		frames = append(frames, *f)
 	}
-	if len(nl.frames) == 0 {
+	nl := newList(e.Seq(), frames)
+	if len(frames) == 0 {
 		e.Delete(l.table.ID, l.low)
 		nl, l.mapped = nil, false
 	} else {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/google/btree"
 
@@ -17,8 +18,14 @@ import (
 // between the two belong to a gap. head spares most comparisons the pointer.
 type dirItem struct {
 	head uint64
-	low  []byte
+	low  string
 	leaf *Leaf
+}
+
+// itemAt returns an item that borrows low: fences never change, and a search
+// does not outlive its key.
+func itemAt(low []byte, l *Leaf) dirItem {
+	return dirItem{head: dirHead(low), low: unsafe.String(unsafe.SliceData(low), len(low)), leaf: l}
 }
 
 func dirHead(key []byte) uint64 {
@@ -34,7 +41,7 @@ func dirLess(a, b dirItem) bool {
 	if a.head != b.head {
 		return a.head < b.head
 	}
-	return bytes.Compare(a.low, b.low) < 0
+	return a.low < b.low
 }
 
 type directory = btree.BTreeG[dirItem]
@@ -81,7 +88,7 @@ func (t *Table) Of(c *Cache) bool { return t.cache == c && c != nil }
 // floor returns the present leaf with the greatest low fence ≤ key, or nil.
 func floor(d *directory, key []byte) *Leaf {
 	var l *Leaf
-	d.DescendLessOrEqual(dirItem{head: dirHead(key), low: key}, func(it dirItem) bool {
+	d.DescendLessOrEqual(itemAt(key, nil), func(it dirItem) bool {
 		l = it.leaf
 		return false
 	})
@@ -91,8 +98,8 @@ func floor(d *directory, key []byte) *Leaf {
 // above returns the first present leaf whose item lies strictly above key.
 func above(d *directory, key []byte) *Leaf {
 	var l *Leaf
-	d.AscendGreaterOrEqual(dirItem{head: dirHead(key), low: key}, func(it dirItem) bool {
-		if bytes.Equal(it.low, key) {
+	d.AscendGreaterOrEqual(itemAt(key, nil), func(it dirItem) bool {
+		if it.low == string(key) {
 			return true
 		}
 		l = it.leaf
@@ -106,7 +113,7 @@ func above(d *directory, key []byte) *Leaf {
 func below(d *directory, key []byte) *Leaf {
 	var l *Leaf
 	visit := func(it dirItem) bool {
-		if key != nil && bytes.Equal(it.low, key) {
+		if key != nil && it.low == string(key) {
 			return true
 		}
 		l = it.leaf
@@ -115,7 +122,7 @@ func below(d *directory, key []byte) *Leaf {
 	if key == nil {
 		d.Descend(visit)
 	} else {
-		d.DescendLessOrEqual(dirItem{head: dirHead(key), low: key}, visit)
+		d.DescendLessOrEqual(itemAt(key, nil), visit)
 	}
 	return l
 }
@@ -128,25 +135,25 @@ func (t *Table) publish() { t.dir.Store(t.tree.Clone()) }
 // REQUIRES: t.mu is held.
 func (t *Table) addLocked(l *Leaf) {
 	var pred dirItem
-	t.tree.DescendLessOrEqual(dirItem{head: dirHead(l.low), low: l.low}, func(it dirItem) bool {
+	t.tree.DescendLessOrEqual(itemAt(l.low, nil), func(it dirItem) bool {
 		pred = it
 		return false
 	})
 	if pred.leaf != nil && bytes.Compare(pred.leaf.low, l.low) > 0 {
 		t.tree.Delete(pred)
-		t.tree.ReplaceOrInsert(dirItem{head: dirHead(pred.leaf.low), low: pred.leaf.low, leaf: pred.leaf})
+		t.tree.ReplaceOrInsert(itemAt(pred.leaf.low, pred.leaf))
 	}
-	t.tree.ReplaceOrInsert(dirItem{head: dirHead(l.low), low: l.low, leaf: l})
+	t.tree.ReplaceOrInsert(itemAt(l.low, l))
 	t.publish()
 }
 
 // removeLocked takes l out of the directory. REQUIRES: t.mu is held.
 func (t *Table) removeLocked(l *Leaf) {
-	it, ok := t.tree.Get(dirItem{head: dirHead(l.low), low: l.low})
+	it, ok := t.tree.Get(itemAt(l.low, nil))
 	if !ok || it.leaf != l {
 		// The item carries an older fence of a leaf that moved right.
 		ok = false
-		t.tree.DescendLessOrEqual(dirItem{head: dirHead(l.low), low: l.low}, func(x dirItem) bool {
+		t.tree.DescendLessOrEqual(itemAt(l.low, nil), func(x dirItem) bool {
 			it, ok = x, x.leaf == l
 			return false
 		})
@@ -191,13 +198,14 @@ func (t *Table) install(key []byte) error {
 	l := &Leaf{table: t}
 	if found {
 		defer c.space.ReleaseEntry(&en)
-		l.low, l.high, l.mapped = en.Low, en.High, true
+		l.setFences(en.Low, en.High)
+		l.mapped = true
 		l.list, err = c.listOf(&en)
 		if err != nil {
 			return err
 		}
 		if l.list == nil {
-			l.list = &frameList{seq: en.Seq}
+			l.list = newList(en.Seq, nil)
 		}
 	} else {
 		l.low, l.high = holeLow, holeHigh
@@ -245,7 +253,7 @@ func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) bool
 			l.high = n.low
 		}
 	}
-	l.prefix = commonPrefix(l.low, l.high)
+	l.setFences(l.low, l.high)
 	t.addLocked(l)
 	return true
 }
@@ -254,7 +262,7 @@ func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) bool
 func (t *Table) beforeLocked(l *Leaf) *Leaf {
 	var out *Leaf
 	seen := false
-	t.tree.DescendLessOrEqual(dirItem{head: dirHead(l.low), low: l.low}, func(it dirItem) bool {
+	t.tree.DescendLessOrEqual(itemAt(l.low, nil), func(it dirItem) bool {
 		if it.leaf == l {
 			seen = true
 			return true
@@ -291,5 +299,5 @@ func (c *Cache) listOf(en *tablespaceEntry) (*frameList, error) {
 	if len(fl.frames) == 0 {
 		return nil, nil
 	}
-	return fl, nil
+	return newList(fl.seq, fl.frames), nil
 }

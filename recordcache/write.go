@@ -142,7 +142,7 @@ type action struct {
 func (l *Leaf) judge(w *Writer, m Mode, key []byte) (i int, exact bool, act action) {
 	l.touch()
 	verdict := versionchain.Unknown
-	i, exact = l.page.Find(key, l.prefix)
+	i, exact = l.page.Find(key, int(l.prefix))
 	if exact {
 		v, on, epoch, err := l.page.CheckWrite(i, &w.Reader)
 		if err != nil {
@@ -199,16 +199,13 @@ func (l *Leaf) exists(w *Writer, i int, exact bool) (exists, known bool, err err
 		}
 	}
 	inMemory := f.Off != 0 && f.Ver.Kind() == base.KindValue
-	if l.list == nil || (f.Off != 0 && l.list.settledBelow(&f, &w.Reader)) {
+	if l.list == nil || f.Off != 0 {
 		return inMemory, true, nil
 	}
 	if w.proof.list != l.list {
-		return inMemory, false, nil
+		return false, false, nil
 	}
 	b := w.proof.found
-	if f.Off != 0 && (!b.have || f.Ver.Order(f.TS).Newer(b.ord)) {
-		return f.Ver.Kind() == base.KindValue, true, nil
-	}
 	return b.have && b.kind == base.KindValue, true, nil
 }
 
@@ -216,6 +213,9 @@ func (l *Leaf) exists(w *Writer, i int, exact bool) (exists, known bool, err err
 // Two cases are decided unread: all of it published and not newer than the
 // snapshot, or the filter does not know the key. Own frames never conflict.
 func (fl *frameList) mustRead(w *Writer, key []byte) bool {
+	if fl.sole == w.Self {
+		return false
+	}
 	hash, hashed := uint64(0), false
 	for i := range fl.frames {
 		f := &fl.frames[i]
@@ -378,7 +378,7 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 		v.Flags |= versionchain.FlagLogged
 	}
 	for exact && l.popGarbage(w, i) {
-		i, exact = l.page.Find(key, l.prefix)
+		i, exact = l.page.Find(key, int(l.prefix))
 	}
 	if exact {
 		head := l.page.Version(l.page.Newest(i))
@@ -398,7 +398,7 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 	if ok, done := l.restore(w, i, key, value, &v); done {
 		return ok
 	}
-	if !l.page.Insert(i, key, value, l.prefix, &v) {
+	if !l.page.Insert(i, key, value, int(l.prefix), &v) {
 		return false
 	}
 	l.live++
@@ -456,7 +456,7 @@ func (l *Leaf) restore(w *Writer, i int, key, value []byte, v *versionchain.Ver)
 		c.Stamp = versionchain.UndecidedStamp(w.Self.ID)
 		l.live++
 	}
-	if !l.page.Insert(i, key, p.value, l.prefix, &c) || !l.page.Push(i, value, v) {
+	if !l.page.Insert(i, key, p.value, int(l.prefix), &c) || !l.page.Push(i, value, v) {
 		return false, true
 	}
 	l.live++

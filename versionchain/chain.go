@@ -101,13 +101,12 @@ type Found struct {
 	Off uint16 // offset in the page, 0 when nothing was found
 	Ver Ver
 	TS  base.CommitTS // MaxTS for an own live version
-	// Locked: a lock of the same transaction lies above. It may stand for a large
-	// value, which is in a frame: then the frames must be asked as well.
-	Locked bool
 }
 
 // Visible walks the chain of record i from its newest version and returns the
-// first one that r sees, locks passed over.
+// first one that r sees, locks passed over. What it finds is newer than anything
+// that frames hold of the record; only if it finds nothing must they be asked.
+// A stand-in that r sees counts as nothing found: its value is in a frame.
 //
 // Worked example. Three transactions wrote record k; t9 is active, the others
 // were committed at 40 and 30:
@@ -122,29 +121,23 @@ type Found struct {
 //
 // If savepoint epochs killed d, t9 sees the tombstone like everybody else.
 func (p Page) Visible(i int, r *Reader) (Found, error) {
-	lock := uint64(0) // stamp of the last lock passed over
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
-		if v.Kind() == base.KindLock {
-			lock = v.Stamp
-			off = v.Prior
-			continue
-		}
-		if !v.Undecided() {
-			if v.TS() <= r.Snapshot {
-				return Found{Off: off, Ver: v, TS: v.TS(), Locked: lock == v.Stamp}, nil
+		ts, ok := v.TS(), v.TS() <= r.Snapshot
+		if v.Undecided() {
+			o := r.Self
+			if o == nil || o.ID != v.Txn() {
+				if o = r.Reg.Get(v.Txn()); o == nil {
+					return Found{}, unknownOwner(v.Txn())
+				}
 			}
-			off = v.Prior
-			continue
+			ts, ok = r.Sees(o, v.Epoch)
 		}
-		o := r.Self
-		if o == nil || o.ID != v.Txn() {
-			if o = r.Reg.Get(v.Txn()); o == nil {
-				return Found{}, unknownOwner(v.Txn())
+		if ok && v.Kind() != base.KindLock {
+			if v.Kind() == KindStandIn {
+				break
 			}
-		}
-		if ts, ok := r.Sees(o, v.Epoch); ok {
-			return Found{Off: off, Ver: v, TS: ts, Locked: lock == v.Stamp}, nil
+			return Found{Off: off, Ver: v, TS: ts}, nil
 		}
 		off = v.Prior
 	}

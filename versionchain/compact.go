@@ -67,6 +67,7 @@ func (p Page) CopyTo(dst []byte, from, to, prefix int) Page {
 	}
 	q.setN(n)
 	q.setTop(top)
+	q.setLast()
 	return q
 }
 

@@ -10,11 +10,11 @@ import (
 // Page is the delta of one leaf: a block of record memory that holds the keys
 // and version chains of the leaf's resident records. The zero Page is empty.
 //
-//	 0        8             8+8n            top                      len
+//	 0        16            16+8n           top                      len
 //	┌────────┬─────────────┬───────────────┬────────────────────────┐
 //	│ header │ slots →     │  free         │ ← keys and versions    │
 //	└────────┴─────────────┴───────────────┴────────────────────────┘
-//	header: slots u16 │ top u16 │ garbage u16 │ 0 u16
+//	header: slots u16 │ top u16 │ garbage u16 │ 0 u16 │ head of the last slot u32 │ 0 u32
 //	slot:   head u32 │ key u16 │ newest version u16        sorted by key
 //	key:    length u16 │ bytes
 //	version: stamp u64 │ epoch u32 │ leave u32 │ length u32 │ prior u16 │ flags u8 │ uses u8 │ data
@@ -27,7 +27,7 @@ import (
 type Page struct{ b []byte }
 
 const (
-	pageHeader    = 8
+	pageHeader    = 16
 	slotSize      = 8
 	versionHeader = 24
 	chilledSize   = 12
@@ -47,6 +47,11 @@ const (
 	// FlagChilled: the data is in the serial log, the header knows where.
 	FlagChilled = 0x20
 )
+
+// KindStandIn is the kind of a version whose large value is in a frame: in
+// memory it stands for it, so that conflicts are found without reading and no
+// older version shows. It exists in pages only, and is always clean.
+const KindStandIn base.Kind = 3
 
 // Ver is a version header by value.
 type Ver struct {
@@ -153,6 +158,14 @@ func (p Page) Free() int {
 	return p.top() - pageHeader - slotSize*p.Len()
 }
 
+// Garbage returns the bytes behind the slots that nothing refers to.
+func (p Page) Garbage() int {
+	if p.b == nil {
+		return 0
+	}
+	return p.garbage()
+}
+
 // Used returns the bytes that compacting the page would leave.
 func (p Page) Used() int {
 	if p.b == nil {
@@ -181,6 +194,75 @@ func Head(key []byte, prefix int) uint32 {
 	return h
 }
 
+// Find returns the first record whose key is not below key, and whether it is
+// that key. prefix is the length of the leaf's common prefix.
+func (p Page) Find(key []byte, prefix int) (i int, exact bool) {
+	n := p.Len()
+	if n == 0 {
+		return 0, false
+	}
+	slots := p.b[pageHeader : pageHeader+slotSize*n]
+	head := Head(key, prefix)
+	last := binary.LittleEndian.Uint32(p.b[8:])
+	if last < head || (last == head && bytes.Compare(p.Key(n-1), key) < 0) {
+		return n, false // after the last: a leaf filled in key order
+	}
+	// The first probe is where the head would be if heads were evenly spread;
+	// from there the search widens until it has the place between two probes.
+	lo, hi := 0, n-1
+	if first := headAt(slots, 0); n > 16 && first < head && head < last {
+		lo, hi = p.interpolate(slots, n, key, head, first, last)
+	}
+	for lo < hi {
+		m := int(uint(lo+hi) >> 1)
+		if p.below(slots, m, key, head) {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	return lo, headAt(slots, lo) == head && bytes.Equal(p.Key(lo), key)
+}
+
+func headAt(slots []byte, i int) uint32 { return binary.LittleEndian.Uint32(slots[i*slotSize:]) }
+
+// below reports whether record i comes before key.
+func (p Page) below(slots []byte, i int, key []byte, head uint32) bool {
+	h := headAt(slots, i)
+	return h < head || (h == head && bytes.Compare(p.Key(i), key) < 0)
+}
+
+// interpolate returns lo ≤ hi such that every record before lo comes before key
+// and record hi does not. REQUIRES: first < head < last.
+func (p Page) interpolate(slots []byte, n int, key []byte, head, first, last uint32) (lo, hi int) {
+	g := int(uint64(head-first) * uint64(n-1) / uint64(last-first))
+	step := 4
+	if p.below(slots, g, key, head) {
+		lo = g + 1
+		for hi = g + step; ; hi += step {
+			if hi >= n-1 {
+				return lo, n - 1
+			}
+			if !p.below(slots, hi, key, head) {
+				return lo, hi
+			}
+			lo = hi + 1
+			step *= 2
+		}
+	}
+	hi = g
+	for lo = g - step; ; lo -= step {
+		if lo <= 0 {
+			return 0, hi
+		}
+		if p.below(slots, lo, key, head) {
+			return lo + 1, hi
+		}
+		hi = lo
+		step *= 2
+	}
+}
+
 // Key returns the key of record i; it aliases the page.
 func (p Page) Key(i int) []byte {
 	s := p.slot(i)
@@ -193,31 +275,6 @@ func (p Page) Key(i int) []byte {
 func (p Page) Newest(i int) uint16 { return binary.LittleEndian.Uint16(p.slot(i)[6:]) }
 
 func (p Page) setNewest(i int, v uint16) { binary.LittleEndian.PutUint16(p.slot(i)[6:], v) }
-
-// Find returns the first record whose key is not below key, and whether it is
-// that key. prefix is the length of the leaf's common prefix.
-func (p Page) Find(key []byte, prefix int) (i int, exact bool) {
-	n := p.Len()
-	if n == 0 {
-		return 0, false
-	}
-	slots := p.b[pageHeader : pageHeader+slotSize*n]
-	head := Head(key, prefix)
-	lo, hi := 0, n
-	if h := binary.LittleEndian.Uint32(slots[(n-1)*slotSize:]); h < head || (h == head && bytes.Compare(p.Key(n-1), key) < 0) {
-		return n, false // after the last: a leaf filled in key order
-	}
-	for lo < hi {
-		m := int(uint(lo+hi) >> 1)
-		h := binary.LittleEndian.Uint32(slots[m*slotSize:])
-		if h < head || (h == head && bytes.Compare(p.Key(m), key) < 0) {
-			lo = m + 1
-		} else {
-			hi = m
-		}
-	}
-	return lo, lo < n && binary.LittleEndian.Uint32(slots[lo*slotSize:]) == head && bytes.Equal(p.Key(lo), key)
-}
 
 // Version returns the header at off.
 func (p Page) Version(off uint16) Ver {
@@ -282,11 +339,15 @@ func (p Page) Insert(i int, key, value []byte, prefix int, v *Ver) bool {
 		copy(p.b[o+slotSize:o+slotSize+slotSize*(n-i)], p.b[o:])
 	}
 	s := p.slot(i)
-	binary.LittleEndian.PutUint32(s, Head(key, prefix))
+	head := Head(key, prefix)
+	binary.LittleEndian.PutUint32(s, head)
 	binary.LittleEndian.PutUint16(s[4:], uint16(top))
 	binary.LittleEndian.PutUint16(s[6:], uint16(vo))
 	p.setTop(top)
 	p.setN(n + 1)
+	if i == n {
+		binary.LittleEndian.PutUint32(p.b[8:], head)
+	}
 	return true
 }
 
@@ -354,6 +415,15 @@ func (p Page) removeSlot(i int) {
 	o := pageHeader + slotSize*i
 	copy(p.b[o:], p.b[o+slotSize:pageHeader+slotSize*n])
 	p.setN(n - 1)
+	p.setLast()
+}
+
+// setLast notes the head of the last slot in the header, where a search finds it
+// without touching that slot.
+func (p Page) setLast() {
+	if n := p.Len(); n > 0 {
+		copy(p.b[8:12], p.slot(n-1))
+	}
 }
 
 // Chill replaces the data of the version at off by its place in the log and

@@ -46,7 +46,6 @@ type Settled struct {
 //	 live     60       –        25       –        b and z go
 func (p Page) Settle(i int, h Horizon, reg *Registry, covered bool, s *Settled) error {
 	newer := base.MaxTS // of the committed version above, locks apart
-	lock := base.MaxTS  // timestamp of the last committed lock passed over
 	var lastKept, lastTomb uint16
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
@@ -76,9 +75,6 @@ func (p Page) Settle(i int, h Horizon, reg *Registry, covered bool, s *Settled) 
 			switch {
 			case v.Kind() == base.KindLock:
 				drop = v.TS() <= h.Oldest()
-				lock = v.TS()
-			case v.TS() == lock:
-				drop = true // a large value in a frame took its place
 			default:
 				drop = v.TS() == newer || !h.Needs(v.TS(), newer)
 				newer = v.TS()

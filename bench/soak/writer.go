@@ -68,7 +68,9 @@ func (w *writer) insert(ctx context.Context) error {
 		if tail.rows == 0 && now.rows >= w.n-w.n/10 {
 			tail = now
 		}
-		w.last = stretch{now.rows - tail.rows, now.time - tail.time}
+		if tail.rows > 0 {
+			w.last = stretch{now.rows - tail.rows, now.time - tail.time}
+		}
 	}
 	return nil
 }
