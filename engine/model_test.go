@@ -142,11 +142,14 @@ func (m *model) fatalf(format string, args ...any) {
 func (m *model) predict(x *mtx, t *mtable, mode recordcache.Mode, k string) (may []error, waits bool) {
 	mk := mkey{t, k}
 	switch {
+	case t.dropped != 0 && x.readOnly:
+		return []error{ErrTableNotFound, ErrReadOnly}, false
 	case t.dropped != 0:
 		return []error{ErrTableNotFound}, false
 	case x.readOnly:
 		return []error{ErrReadOnly}, false
 	}
+	x.wrote[t] = true // or tried to, which is enough for DropTable to wait
 	vs := t.recs[k]
 	conflict := len(vs) > 0 && vs[len(vs)-1].ts > x.snap
 	if m.other(x, mk) {
@@ -208,7 +211,6 @@ func (m *model) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val []
 		if _, ok := x.own[mk]; !ok {
 			x.own[mk] = mown{}
 		}
-		x.wrote[t] = true
 		return
 	}
 	if !slices.ContainsFunc(may, func(want error) bool {
@@ -219,7 +221,6 @@ func (m *model) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val []
 	if err != nil {
 		return
 	}
-	x.wrote[t] = true
 	if mode == recordcache.ModeDelete {
 		val = nil
 	}
@@ -372,7 +373,7 @@ func (m *model) dropTable(t *mtable) {
 			return
 		}
 	}
-	if err := m.db.DropTable(ctx, t.name); err != nil {
+	if err := m.db.DropTable(m.ctx, t.name); err != nil {
 		m.fatalf("drop table: %v", err)
 	}
 	m.clock++
@@ -555,6 +556,10 @@ func (m *model) rows(x *mtx, t *mtable, op string) {
 	case "append":
 		key, err := x.tx.Append(t.h, value(m.n, 50))
 		switch {
+		case t.dropped != 0 && x.readOnly:
+			if !errors.Is(err, ErrReadOnly) {
+				wantErr(m.t, "append to dropped table", err, ErrTableNotFound)
+			}
 		case t.dropped != 0:
 			wantErr(m.t, "append to dropped table", err, ErrTableNotFound)
 		case x.readOnly:

@@ -68,6 +68,7 @@ func (s *engineStore) gauges() gauges {
 		restoredChains:     m.RestoredChains,
 		diskBytesWritten:   m.DiskBytesWritten,
 		tempTables:         m.TempTables,
+		sweeping:           m.Sweeping,
 		activeTransactions: m.ActiveTransactions,
 	}
 }

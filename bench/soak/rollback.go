@@ -73,6 +73,9 @@ func (r *run) leftovers() []string {
 	if g.tempTables != 0 {
 		left = append(left, fmt.Sprintf("%d temp tables", g.tempTables))
 	}
+	if g.sweeping != 0 {
+		left = append(left, fmt.Sprintf("%d sweeps under way", g.sweeping))
+	}
 	if g.activeTransactions != 0 {
 		left = append(left, fmt.Sprintf("%d active transactions", g.activeTransactions))
 	}

@@ -57,6 +57,7 @@ type gauges struct {
 	diskBytesWritten  uint64
 
 	tempTables         int64
+	sweeping           int64 // rollbacks whose leftovers are being removed
 	activeTransactions int64
 }
 

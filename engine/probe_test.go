@@ -1,0 +1,244 @@
+package engine
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sakerdb/saker/recordcache"
+)
+
+// A rolled back transaction's list entries are counted down when they go, even
+// if the leaf came back from the map without them (L10).
+func TestRefsOfRolledBackFrames(t *testing.T) {
+	o := tinyOptions()
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	tx := mustBegin(t, db, TxOptions{})
+	for i := range 300 {
+		put(t, tx, tb, fmt.Sprintf("k%05d", i), string(value(i, 100)))
+	}
+	evictAll(t, db)
+	rollback(t, tx)
+	waitSwept(t, db)
+	check(t, db.Checkpoint(ctx))
+	checkStore(t, db)
+	mustClose(t, db)
+}
+
+// The same for frames of a transaction that a crash ended.
+func TestRefsOfFramesLostInCrash(t *testing.T) {
+	o := tinyOptions()
+	fs := newCrashFS(t)
+	o.FS = fs
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	tx := mustBegin(t, db, TxOptions{})
+	for i := range 300 {
+		put(t, tx, tb, fmt.Sprintf("k%05d", i), string(value(i, 100)))
+	}
+	evictAll(t, db)
+	check(t, db.Checkpoint(ctx)) // the edits survive
+	crashed := fs.CrashClone(vfs.CrashCloneCfg{})
+	rollback(t, tx)
+	mustClose(t, db)
+
+	o.FS = crashed
+	db = mustOpen(t, o)
+	tb = mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range 300 {
+			put(t, tx, tb, fmt.Sprintf("k%05d", i), "new")
+		}
+	})
+	check(t, db.Checkpoint(ctx))
+	checkStore(t, db)
+	mustClose(t, db)
+}
+
+// A version that was newer than the clock when the horizon was taken may be what
+// a snapshot reads that began since (S1).
+func TestPruneWithOldHorizon(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb := mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "a") })
+	h := db.snaps.Horizon()
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "b") })
+	s := mustBegin(t, db, TxOptions{ReadOnly: true})
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "c") })
+	db.cache.Walk(func(l *recordcache.Leaf) bool {
+		_, err := db.cache.Relieve(ctx, l, &recordcache.Request{Action: recordcache.Prune, Horizon: h})
+		check(t, err)
+		return true
+	})
+	gets(t, s, tb, "k", "b")
+	rollback(t, s)
+	mustClose(t, db)
+}
+
+// Both halves of a split leaf list the frames of a transaction; when it rolls
+// back, its frames leave both.
+func TestRollbackOfSharedFrame(t *testing.T) {
+	o := memOptions()
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	big := mustBegin(t, db, TxOptions{})
+	for i := range 50 {
+		put(t, big, tb, fmt.Sprintf("k%05d", i*10), string(value(i, 20)))
+	}
+	backlogAll(t, db)
+	inUpdate(t, db, func(tx *Tx) { // fills the leaf until it splits
+		for i := range 500 {
+			if i%10 != 0 {
+				put(t, tx, tb, fmt.Sprintf("k%05d", i), string(value(i, 200)))
+			}
+		}
+	})
+	if db.Metrics().LeafSplits == 0 {
+		t.Fatal("no leaf was split")
+	}
+	rollback(t, big)
+	waitSwept(t, db)
+	check(t, db.Checkpoint(ctx))
+	check(t, db.Checkpoint(ctx))
+	evictAll(t, db)
+	inView(t, db, func(tx *Tx) {
+		if n := len(all(t, tx, tb)); n != 450 {
+			t.Fatalf("%d rows", n)
+		}
+		gets(t, tx, tb, "k00490", "")
+	})
+	mustClose(t, db)
+}
+
+// Segments that hold groups of a transaction that recovery replayed stay until a
+// checkpoint covers it (L5).
+func TestGroupsSurviveTwoCrashes(t *testing.T) {
+	o := memOptions()
+	o.LogSegmentSize = 64 << 10
+	o.LogLimit = 1 << 30 // no checkpoint but ours
+	fs := newCrashFS(t)
+	o.FS = fs
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	tx := mustBegin(t, db, TxOptions{}) // small, but with groups in the log
+	for i := range 4000 {
+		put(t, tx, tb, fmt.Sprintf("k%05d", i), string(value(i, 100)))
+	}
+	check(t, db.Checkpoint(ctx))
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range 3000 {
+			put(t, tx, tb, fmt.Sprintf("m%05d", i), string(value(i, 100)))
+		}
+	})
+	check(t, db.Checkpoint(ctx))
+	commit(t, tx)
+	for life := range 3 {
+		o.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+		fs = o.FS.(*vfs.MemFS)
+		db2 := mustOpen(t, o)
+		tb2 := mustTable(t, db2, "t")
+		inView(t, db2, func(tx *Tx) {
+			if n := len(all(t, tx, tb2)); n != 7000 {
+				t.Fatalf("crash %d: %d rows", life, n)
+			}
+		})
+		// Something that gives log segments back.
+		for range 3 {
+			tx := mustBegin(t, db2, TxOptions{})
+			for i := range 8000 {
+				put(t, tx, tb2, fmt.Sprintf("z%05d", i), string(value(i, 100)))
+			}
+			rollback(t, tx)
+			waitSwept(t, db2)
+		}
+		defer func() { check(t, db2.Close()) }()
+	}
+	mustClose(t, db)
+}
+
+// Any number of dead intervals fits into a commit (M5).
+func TestManyDeadIntervals(t *testing.T) {
+	for _, large := range []bool{false, true} {
+		t.Run(fmt.Sprint("large=", large), func(t *testing.T) {
+			o := memOptions()
+			o.LogSegmentSize = 64 << 10
+			if large {
+				o.ChillThreshold = 1
+			}
+			db := mustOpen(t, o)
+			tb := mustTable(t, db, "t")
+			tx := mustBegin(t, db, TxOptions{})
+			for i := range 25000 {
+				sp, err := tx.Savepoint()
+				check(t, err)
+				put(t, tx, tb, "dead", "x")
+				check(t, tx.RollbackTo(sp))
+				check(t, tx.Release(sp))
+				put(t, tx, tb, fmt.Sprintf("k%05d", i%100), "y")
+			}
+			commit(t, tx)
+			inView(t, db, func(tx *Tx) { gets(t, tx, tb, "dead", "") })
+			db = reopen(t, db, o)
+			inView(t, db, func(tx *Tx) { gets(t, tx, mustTable(t, db, "t"), "dead", "") })
+			mustClose(t, db)
+		})
+	}
+}
+
+// A commit fits into the log whatever the size of its last rows.
+func TestCommitOfAnySizeFits(t *testing.T) {
+	o := memOptions()
+	o.LogSegmentSize = 64 << 10
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	for total := 64500; total < 65700; total += 16 {
+		tx := mustBegin(t, db, TxOptions{})
+		left := total
+		for i := 0; left > 0; i++ {
+			n := min(left, 8000)
+			check(t, tx.Put(tb, fmt.Appendf(nil, "k%d", i), value(i, n)))
+			left -= n
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatalf("%d bytes: %v", total, err)
+		}
+	}
+	mustClose(t, db)
+}
+
+// Table ids never repeat (L7).
+func TestTableIDsNeverRepeat(t *testing.T) {
+	o := memOptions()
+	db := mustOpen(t, o)
+	a, err := db.CreateTable(ctx, "a")
+	check(t, err)
+	check(t, db.DropTable(ctx, "a"))
+	db = reopen(t, db, o)
+	b, err := db.CreateTable(ctx, "b")
+	check(t, err)
+	if a.ID == b.ID {
+		t.Fatalf("id %d was given twice", a.ID)
+	}
+	mustClose(t, db)
+}
+
+// The directory of a new store survives a crash as soon as something in it is
+// acknowledged.
+func TestOpenSyncsParentDirectory(t *testing.T) {
+	o := memOptions()
+	fs := vfs.NewCrashableMem()
+	o.FS = fs
+	db, err := Open("a/b/db", o)
+	check(t, err)
+	mustTable(t, db, "t")
+	o.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+	db2, err := Open("a/b/db", o)
+	check(t, err)
+	if got := db2.Tables(); len(got) != 1 {
+		t.Fatalf("tables %v", got)
+	}
+	mustClose(t, db2)
+	mustClose(t, db)
+}
