@@ -16,6 +16,7 @@ type Store struct {
 	mu        sync.Mutex // guards the fields below
 	temps     map[base.TxnID]*TempTable
 	permanent *tablespace.Run
+	full      []*tablespace.Run // no longer written, to be sealed
 }
 
 // NewStore returns a store on space.
@@ -36,10 +37,22 @@ func (s *Store) Permanent() (*tablespace.Run, error) {
 		return nil, err
 	}
 	if s.permanent != nil {
-		s.permanent.Seal()
+		s.full = append(s.full, s.permanent)
 	}
 	s.permanent = r
 	return r, nil
+}
+
+// SealFull seals the shared runs that are full. Sealing takes the lock of the
+// edit queue, under which Permanent may be called. REQUIRES: no lock is held.
+func (s *Store) SealFull() {
+	s.mu.Lock()
+	full := s.full
+	s.full = nil
+	s.mu.Unlock()
+	for _, r := range full {
+		r.Seal()
+	}
 }
 
 // Temp returns the temp table of a transaction, and makes it if need be.

@@ -35,7 +35,8 @@ func (c *checkpointer) start(db *DB) {
 					_ = db.log.Sync(db.log.End())
 				}
 			}
-			if db.log.SinceCheckpoint() > db.o.LogLimit/2 && db.failed() == nil {
+			due := db.log.SinceCheckpoint() > db.o.LogLimit/2 || db.m.Retired() > maxRetired
+			if due && db.failed() == nil {
 				_ = c.run(context.Background(), db)
 			}
 		}
@@ -54,6 +55,10 @@ func (c *checkpointer) close() {
 	close(c.stop)
 	c.done.Wait()
 }
+
+// maxRetired is how many decided transactions may stay known only because no
+// checkpoint has passed, before one is made on their account.
+const maxRetired = 1024
 
 // run makes a checkpoint. The position is taken first, what it relies on is
 // captured afterwards (L6); it is an edit behind those that it vouches for, and
@@ -82,14 +87,34 @@ func (c *checkpointer) run(ctx context.Context, db *DB) (err error) {
 	e.SetCheckpoint(pos, clock)
 	e.NeedSync()
 	e.End()
+	db.temps.SealFull()
 	_, err = db.space.Flush()
 	if err != nil {
 		db.m.ReturnRetired(retired)
 		return errors.Join(db.failed(), err)
 	}
+	db.cache.SetCheckpoint(clock)
 	db.log.Checkpointed(pos)
 	db.m.Checkpointed(pos)
 	db.m.Forget(retired)
 	db.m.Relaxed()
-	return db.removeDropped(ctx)
+	if err := db.forgetOwners(ctx); err != nil {
+		return err
+	}
+	return db.removeDropped(ctx, pos)
+}
+
+// forgetOwners deletes the outcomes of transactions all of whose frames have been
+// replaced, and durably so (L7).
+func (db *DB) forgetOwners(ctx context.Context) error {
+	for _, id := range db.cache.Unnamed() {
+		if err := db.space.ReserveEdits(ctx, 1); err != nil {
+			return err
+		}
+		e := db.space.BeginEdit()
+		e.DeleteOutcome(id)
+		e.End()
+		db.cache.ForgetOwner(id)
+	}
+	return nil
 }

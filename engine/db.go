@@ -50,6 +50,8 @@ type DB struct {
 	nextTable base.TableID      // guarded by ddl
 	drops     []*Table          // dropped, data not yet removed; guarded by ddl
 
+	recoveredPins []uint64 // log segments held until the first checkpoint
+
 	ckpt   checkpointer
 	closed atomic.Bool
 }
@@ -71,7 +73,7 @@ func Open(dir string, opts *Options) (*DB, error) {
 
 func (db *DB) open() (err error) {
 	fs := db.o.FS
-	if err := fs.MkdirAll(db.dir, 0o755); err != nil {
+	if err := makeDir(fs, db.dir); err != nil {
 		return err
 	}
 	if db.lock, err = fs.Lock(fs.PathJoin(db.dir, "LOCK")); err != nil {
@@ -114,12 +116,22 @@ func (db *DB) open() (err error) {
 
 // start recovers and sets everything going.
 func (db *DB) start() error {
+	// While recovery runs there is no manager, and no live transaction.
+	var m atomic.Pointer[txn.Manager]
 	db.scav.Start(func(low bool) {
-		if db.m != nil {
-			db.lowMemory(low)
+		if m := m.Load(); m != nil {
+			db.lowMemory(m, low)
 		}
-	}, func(id base.TxnID, first base.LSN, seg uint64) { db.m.Track(id, first, seg) },
-		func(id base.TxnID) []base.Epoch { return db.m.Stretches(id) })
+	}, func(id base.TxnID, first base.LSN, seg uint64) {
+		if m := m.Load(); m != nil {
+			m.Track(id, first, seg)
+		}
+	}, func(id base.TxnID) []base.Epoch {
+		if m := m.Load(); m != nil {
+			return m.Stretches(id)
+		}
+		return nil
+	})
 	last, pos, err := db.recover()
 	if err != nil {
 		return err
@@ -130,6 +142,8 @@ func (db *DB) start() error {
 		Incarnation: db.incarnation, ChillThreshold: db.o.ChillThreshold, NoSync: db.o.NoSync, ReadOnly: db.o.ReadOnly,
 		LogLimit: db.o.LogLimit, Behind: db.ckpt.poke, Failure: db.failed,
 	}, db.snaps, last, pos)
+	m.Store(db.m)
+	db.m.HoldSegments(pos, db.recoveredPins)
 	db.ckpt.start(db)
 	return nil
 }

@@ -3,6 +3,8 @@ package engine
 import (
 	"log/slog"
 	"time"
+
+	"github.com/sakerdb/saker/txn"
 )
 
 // EventListener is told what happens inside a store. Every function is optional,
@@ -33,8 +35,8 @@ type RecoveryInfo struct {
 	FilesRemoved int // run files of transactions that never committed
 }
 
-func (db *DB) lowMemory(low bool) {
-	db.m.SetLowMemory(low)
+func (db *DB) lowMemory(m *txn.Manager, low bool) {
+	m.SetLowMemory(low)
 	if db.o.Logger != nil {
 		db.o.Logger.Debug("low memory", slog.Bool("low", low))
 	}

@@ -92,3 +92,40 @@ func writeFormat(fs vfs.FS, dir, path string, inc uint32) error {
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
+
+// makeDir makes a directory with its parents and syncs every directory in which
+// one appeared: a store that acknowledges a commit must not vanish as a whole.
+func makeDir(fs vfs.FS, dir string) error {
+	var missing []string
+	for d := dir; ; {
+		if _, err := fs.Stat(d); err == nil {
+			break
+		}
+		missing = append(missing, d)
+		parent := fs.PathDir(d)
+		if parent == d || parent == "" {
+			break
+		}
+		d = parent
+	}
+	if err := fs.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, d := range missing {
+		parent := fs.PathDir(d)
+		if parent == d {
+			continue
+		}
+		if parent == "" {
+			parent = "."
+		}
+		f, err := fs.OpenDir(parent)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sort"
+	"strings"
 	"testing"
 	"time"
 
@@ -66,16 +67,22 @@ type msp struct {
 }
 
 type model struct {
-	t      *rapid.T
-	o      *Options
-	db     *DB
-	ctx    context.Context
-	clock  int
-	tables []*mtable // live ones and, while somebody may read them, dropped ones
-	txs    []*mtx
-	n      int // operations, for values
-	txn    int
-	keys   []string
+	t       *rapid.T
+	o       *Options
+	db      *DB
+	ctx     context.Context
+	clock   int
+	tables  []*mtable // live ones and, while somebody may read them, dropped ones
+	txs     []*mtx
+	n       int // operations, for values
+	txn     int
+	keys    []string
+	filling bool
+	trace   []string // what was done, for failures that do not come again
+}
+
+func (m *model) note(format string, args ...any) {
+	m.trace = append(m.trace, fmt.Sprintf("%d: "+format, append([]any{m.n}, args...)...))
 }
 
 func newest(vs []mver, snap int) (val []byte, ok bool) {
@@ -199,6 +206,9 @@ func (m *model) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val []
 	} else {
 		err = op()
 	}
+	if !m.filling {
+		m.note("tx %d mode %d of %s %.20q, %d bytes: %v", x.id, mode, t.name, k, len(val), err)
+	}
 	mk := mkey{t, k}
 	if mode == recordcache.ModeLock && may[0] == nil {
 		if want, exists := x.get(t, k); exists {
@@ -290,6 +300,7 @@ func (m *model) begin(readOnly, noSync bool) {
 	}
 	x.tx = tx
 	m.txs = append(m.txs, x)
+	m.note("tx %d begins, read only %v", x.id, readOnly)
 }
 
 func (m *model) end(x *mtx) {
@@ -297,6 +308,7 @@ func (m *model) end(x *mtx) {
 }
 
 func (m *model) commit(x *mtx) {
+	m.note("tx %d commits %d records", x.id, len(x.own))
 	if err := x.tx.Commit(); err != nil {
 		m.fatalf("tx %d: commit: %v", x.id, err)
 	}
@@ -313,6 +325,7 @@ func (m *model) commit(x *mtx) {
 }
 
 func (m *model) rollback(x *mtx) {
+	m.note("tx %d rolls back", x.id)
 	if err := x.tx.Rollback(); err != nil {
 		m.fatalf("tx %d: rollback: %v", x.id, err)
 	}
@@ -373,6 +386,7 @@ func (m *model) dropTable(t *mtable) {
 			return
 		}
 	}
+	m.note("drop %s", t.name)
 	if err := m.db.DropTable(m.ctx, t.name); err != nil {
 		m.fatalf("drop table: %v", err)
 	}
@@ -407,7 +421,7 @@ func (m *model) cursorWalk(x *mtx, t *mtable) {
 			ok = c.Last()
 			i = len(keys) - 1
 		case "seek", "before":
-			k := rapid.SampledFrom(m.keys).Draw(m.t, "seek")
+			k := m.key()
 			i = sort.SearchStrings(keys, k)
 			if move == "seek" {
 				ok = c.Seek([]byte(k))
@@ -445,12 +459,15 @@ func (m *model) cursorWalk(x *mtx, t *mtable) {
 	}
 }
 
+// key draws a key by its number: some are long.
+func (m *model) key() string { return m.keys[rapid.IntRange(0, len(m.keys)-1).Draw(m.t, "key")] }
+
 func (m *model) bounds() (from, to []byte) {
 	if rapid.Bool().Draw(m.t, "from") {
-		from = []byte(rapid.SampledFrom(m.keys).Draw(m.t, "from key"))
+		from = []byte(m.key())
 	}
 	if rapid.Bool().Draw(m.t, "to") {
-		to = []byte(rapid.SampledFrom(m.keys).Draw(m.t, "to key"))
+		to = []byte(m.key())
 	}
 	return from, to
 }
@@ -463,7 +480,7 @@ var modes = []recordcache.Mode{
 var valueSizes = []int{0, 1, 11, 20, 60, 60, 60, 200, 200, 1000, 3000, 8 << 10, 8<<10 + 1, 20000, 70000}
 
 func (m *model) randomWrite(x *mtx, t *mtable) {
-	k := rapid.SampledFrom(m.keys).Draw(m.t, "key")
+	k := m.key()
 	mode := rapid.SampledFrom(modes).Draw(m.t, "mode")
 	size := rapid.SampledFrom(valueSizes).Draw(m.t, "size")
 	m.write(x, t, mode, k, value(m.n, size))
@@ -476,6 +493,9 @@ func (m *model) fill(x *mtx, t *mtable) {
 	base := rapid.IntRange(0, 500).Draw(m.t, "base")
 	random := rapid.Bool().Draw(m.t, "random")
 	mode := rapid.SampledFrom([]recordcache.Mode{recordcache.ModePut, recordcache.ModePut, recordcache.ModeInsert, recordcache.ModeDelete}).Draw(m.t, "mode")
+	m.note("tx %d fills %s with %d of %d bytes from %d, random %v, mode %d", x.id, t.name, n, size, base, random, mode)
+	m.filling = true
+	defer func() { m.filling = false }()
 	for i := range n {
 		at := base + i
 		if random {
@@ -522,6 +542,7 @@ func (m *model) step() {
 	case "maintain":
 		m.maintain(t)
 	case "checkpoint":
+		m.note("checkpoint")
 		if err := m.db.Checkpoint(ctx); err != nil {
 			m.fatalf("checkpoint: %v", err)
 		}
@@ -547,7 +568,7 @@ func (m *model) rows(x *mtx, t *mtable, op string) {
 	case "fill":
 		m.fill(x, t)
 	case "get":
-		m.checkGet(x, t, rapid.SampledFrom(m.keys).Draw(m.t, "key"))
+		m.checkGet(x, t, m.key())
 	case "scan":
 		from, to := m.bounds()
 		m.checkScan(x, t, Range{From: from, To: to, Reverse: rapid.Bool().Draw(m.t, "reverse"), Limit: max(0, rapid.IntRange(-10, 10).Draw(m.t, "limit"))})
@@ -582,6 +603,7 @@ func (m *model) rows(x *mtx, t *mtable, op string) {
 }
 
 func (m *model) savepoints(x *mtx, op string) {
+	m.note("tx %d: %s, depth %d", x.id, op, len(x.sps))
 	if op == "savepoint" {
 		if len(x.sps) < 6 {
 			sp, err := x.tx.Savepoint()
@@ -621,6 +643,7 @@ func (m *model) savepoints(x *mtx, op string) {
 // maintain does what the scavenger might do at any moment.
 func (m *model) maintain(t *mtable) {
 	op := rapid.SampledFrom([]string{"prune", "backlog", "backlogall", "chill", "chill", "collapse", "evict", "merge", "sweep", "reopen"}).Draw(m.t, "maintain")
+	m.note("maintain: %s", op)
 	switch op {
 	case "prune":
 		pruneAll(m.t, m.db)
@@ -636,7 +659,7 @@ func (m *model) maintain(t *mtable) {
 		evictAll(m.t, m.db)
 	case "merge":
 		if t != nil {
-			mergeAt(m.t, m.db, t.h, []byte(rapid.SampledFrom(m.keys).Draw(m.t, "key")))
+			mergeAt(m.t, m.db, t.h, []byte(m.key()))
 		}
 	case "sweep":
 		waitSwept(m.t, m.db)
@@ -668,6 +691,7 @@ func runModel(t *rapid.T, o *Options) {
 	defer func() {
 		// After a failure the store is still open.
 		if !m.db.closed.Load() {
+			t.Logf("%s\n%s", strings.Join(m.trace[max(0, len(m.trace)-60):], "\n"), m.db.Metrics())
 			_ = m.db.Close()
 		}
 	}()

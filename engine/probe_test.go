@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -240,5 +242,88 @@ func TestOpenSyncsParentDirectory(t *testing.T) {
 		t.Fatalf("tables %v", got)
 	}
 	mustClose(t, db2)
+	mustClose(t, db)
+}
+
+// Versions that Settle has dropped and no copy has left out yet are no versions
+// to the checker.
+func TestCheckPassesOverDroppedVersions(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb := mustTable(t, db, "t")
+	tx := mustBegin(t, db, TxOptions{})
+	_, err := tx.GetForUpdate(tb, []byte("lock"))
+	wantErr(t, "lock of an absent record", err, ErrNotFound)
+	commit(t, tx)
+	tx = mustBegin(t, db, TxOptions{})
+	put(t, tx, tb, "k", string(value(1, 8000)))
+	put(t, tx, tb, "l", string(value(1, 8000)))
+	checkStore(t, db)
+	rollback(t, tx)
+	mustClose(t, db)
+}
+
+// Versions that were rolled back to a savepoint, seen by a settling of their
+// leaf, and written again are live versions: the commit takes them along (P6).
+func TestRewriteAfterRollbackToIsCommitted(t *testing.T) {
+	o := memOptions()
+	o.ChillThreshold = 5000
+	fs := newCrashFS(t)
+	o.FS = fs
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	tx := mustBegin(t, db, TxOptions{})
+	put(t, tx, tb, "first", string(value(0, 6000))) // makes it large
+	backlogAll(t, db)
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "l", "small") })
+	sp, err := tx.Savepoint()
+	check(t, err)
+	for i := range 40 {
+		put(t, tx, tb, fmt.Sprintf("k%02d", i), "dead")
+	}
+	check(t, tx.RollbackTo(sp))
+	other := mustBegin(t, db, TxOptions{})
+	put(t, other, tb, "x", string(value(0, 4000))) // the page grows, so it is settled
+	rollback(t, other)
+	for i := range 40 {
+		put(t, tx, tb, fmt.Sprintf("k%02d", i), string(value(i, 30)))
+	}
+	commit(t, tx)
+	o.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+	inView(t, db, func(tx *Tx) { gets(t, tx, tb, "k07", string(value(7, 30))) })
+	mustClose(t, db)
+	db = mustOpen(t, o)
+	inView(t, db, func(tx *Tx) {
+		tb := mustTable(t, db, "t")
+		for i := range 40 {
+			gets(t, tx, tb, fmt.Sprintf("k%02d", i), string(value(i, 30)))
+		}
+	})
+	mustClose(t, db)
+}
+
+// What a doomed run had not written yet gives its buffer room back even while
+// somebody holds the run: the holder may be the one who waits for room (M7).
+func TestDoomedRunGivesBufferBack(t *testing.T) {
+	db := mustOpen(t, tinyOptions())
+	tb := mustTable(t, db, "t")
+	tx := mustBegin(t, db, TxOptions{})
+	for i := range 20 {
+		put(t, tx, tb, fmt.Sprintf("k%05d", i), string(value(i, 100)))
+	}
+	backlogAll(t, db)
+	run := db.temps.Lookup(txnOf(t, db)).Runs()[0]
+	if !db.space.Acquire(run) { // as Merge does while it waits
+		t.Fatal("the run is gone")
+	}
+	rollback(t, tx)
+	waitSwept(t, db)
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := db.space.ReserveBuffer(short, 1<<20); err != nil {
+		t.Errorf("room for a merge: %v", err)
+	} else {
+		db.space.UnreserveBuffer(1 << 20)
+	}
+	db.space.Release(run)
 	mustClose(t, db)
 }

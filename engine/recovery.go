@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/sakerdb/saker/recordcache"
 	"github.com/sakerdb/saker/seriallog"
 	"github.com/sakerdb/saker/tablespace"
+	"github.com/sakerdb/saker/txn"
 	"github.com/sakerdb/saker/versionchain"
 )
 
@@ -30,6 +32,10 @@ type recovery struct {
 	w    recordcache.Writer
 
 	pendingRuns []pendingRuns
+	// pins are segments that replayed commits need until the first checkpoint.
+	pins []uint64
+	// spilled: some transaction logged its dead intervals as rows of groups.
+	spilled bool
 }
 
 type longTxn struct {
@@ -55,9 +61,13 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	loaded := db.space.Loaded()
 	r.from, r.last, r.end = loaded.Checkpoint, loaded.CheckpointTS, loaded.Checkpoint
 	r.w.Reg = db.reg
+	db.cache.SetCheckpoint(loaded.CheckpointTS)
 	r.loadMap(loaded)
 	db.snaps.Recovering(base.MaxTS - 1)
 	if err := db.log.Replay(r.from, r.survey); err != nil {
+		return 0, 0, err
+	}
+	if err := r.gatherDead(); err != nil {
 		return 0, 0, err
 	}
 	if err := r.readdFrames(loaded.LastSeq); err != nil {
@@ -66,6 +76,7 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	if err := r.replay(); err != nil {
 		return 0, 0, err
 	}
+	db.recoveredPins = r.pins
 	if err := db.log.StartWriting(); err != nil {
 		return 0, 0, err
 	}
@@ -81,7 +92,7 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 func (r *recovery) loadMap(l *tablespace.Loaded) {
 	db := r.db
 	for _, o := range l.Outcomes {
-		db.cache.AddOwner(versionchain.DecidedOutcome(o.Txn, o.TS, o.Dead))
+		db.cache.AddOwner(versionchain.DecidedOutcome(o.Txn, o.TS, o.Dead), o.Runs)
 	}
 	for _, row := range l.Tables {
 		t := db.addTable(row.ID, row.Name)
@@ -89,6 +100,9 @@ func (r *recovery) loadMap(l *tablespace.Loaded) {
 			t.NumberCeiling = binary.BigEndian.Uint64(row.Meta)
 			t.Number = t.NumberCeiling
 		}
+	}
+	if b := l.Meta[lastTable]; len(b) == 4 {
+		db.nextTable = max(db.nextTable, base.TableID(binary.BigEndian.Uint32(b)))
 	}
 	for name := range l.Meta {
 		if s, ok := strings.CutPrefix(name, "drop/"); ok {
@@ -133,13 +147,18 @@ func (r *recovery) survey(rec seriallog.Record) error {
 		if c.FirstGroup == 0 && len(c.Runs) == 0 && len(c.Dead) == 0 {
 			return nil
 		}
+		r.spilled = r.spilled || txn.DeadSpilled(c)
 		o := versionchain.DecidedOutcome(c.Txn, c.TS, c.Dead)
 		r.long[c.Txn] = &longTxn{out: o, ts: c.TS, framed: len(c.Runs) > 0}
 		for _, s := range c.Segments {
 			r.segs[s] = struct{}{}
+			if r.db.log.Pin(s) {
+				r.pins = append(r.pins, s)
+			}
 		}
 		if len(c.Runs) > 0 {
-			return r.outcome(c, o)
+			r.db.cache.AddOwner(o, runsOf(c.Runs))
+			r.pendingRuns = append(r.pendingRuns, pendingRuns{o: o, runs: c.Runs})
 		}
 	case seriallog.TypeDDL:
 		r.last = max(r.last, rec.DDL.TS)
@@ -149,18 +168,46 @@ func (r *recovery) survey(rec seriallog.Record) error {
 	return nil
 }
 
-// outcome stores the outcome of a transaction that owns frames.
-func (r *recovery) outcome(c *seriallog.Commit, o *versionchain.Outcome) error {
-	r.db.cache.AddOwner(o)
-	r.pendingRuns = append(r.pendingRuns, pendingRuns{o: o, runs: c.Runs})
-	return r.edit(func(e txnEdit) {
-		runs := make([]base.RunID, len(c.Runs))
-		for i := range c.Runs {
-			runs[i] = c.Runs[i].Run
+func runsOf(tails []seriallog.RunTail) []base.RunID {
+	runs := make([]base.RunID, len(tails))
+	for i := range tails {
+		runs[i] = tails[i].Run
+	}
+	return runs
+}
+
+// gatherDead collects dead intervals that were too many for a commit record, and
+// stores the outcomes of transactions that own frames.
+func (r *recovery) gatherDead() error {
+	if r.spilled {
+		if err := r.groups(r.dead); err != nil {
+			return err
 		}
-		e.PutOutcome(c.Txn, c.TS, c.Dead, runs)
-		e.NeedSync()
-	})
+	}
+	for _, p := range r.pendingRuns {
+		_, ts := p.o.Status()
+		runs := runsOf(p.runs)
+		err := r.edit(func(e txnEdit) {
+			e.PutOutcome(p.o.ID, ts, p.o.Dead(), runs)
+			e.NeedSync()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recovery) dead(rec seriallog.Record) error {
+	lt := r.long[rec.Txn]
+	if rec.Type != seriallog.TypeGroup || lt == nil {
+		return nil
+	}
+	dead, err := txn.DeadRows(rec.Body)
+	for _, d := range dead {
+		lt.out.SetDead(lt.out.Dead().Add(d))
+	}
+	return err
 }
 
 func (r *recovery) edit(fn func(txnEdit)) error {
@@ -179,10 +226,13 @@ func (r *recovery) ddl(d *seriallog.DDL) error {
 	switch d.Op {
 	case seriallog.OpCreateTable:
 		if t != nil {
+			if t.Dropped.Load() == 0 {
+				db.tables[t.Name] = t // a table of that name was dropped further up
+			}
 			return nil
 		}
 		db.addTable(d.Table, d.Name)
-		return r.edit(func(e txnEdit) { e.PutTable(d.Table, d.Name, nil); e.NeedSync() })
+		return r.edit(func(e txnEdit) { putTable(e, d.Table, d.Name); e.NeedSync() })
 	case seriallog.OpDropTable:
 		if t != nil && t.Dropped.Load() != 0 {
 			return nil
@@ -194,7 +244,7 @@ func (r *recovery) ddl(d *seriallog.DDL) error {
 			e.NeedSync()
 		})
 	case seriallog.OpCeiling:
-		if t == nil || d.Ceiling <= t.NumberCeiling {
+		if t == nil || t.Dropped.Load() != 0 || d.Ceiling <= t.NumberCeiling {
 			return nil
 		}
 		t.NumberCeiling, t.Number = d.Ceiling, d.Ceiling
@@ -276,17 +326,22 @@ func (r *recovery) patiently(fn func() error) error {
 }
 
 // replay is the second pass.
-func (r *recovery) replay() error {
+func (r *recovery) replay() error { return r.groups(r.apply) }
+
+// groups replays the log after the checkpoint position, and before it the older
+// segments that hold groups of transactions committed after it.
+func (r *recovery) groups(fn func(seriallog.Record) error) error {
 	if len(r.segs) > 0 {
 		segs := make([]uint64, 0, len(r.segs))
 		for s := range r.segs {
 			segs = append(segs, s)
 		}
-		if err := r.db.log.ReplaySegments(segs, r.from, r.apply); err != nil {
+		slices.Sort(segs)
+		if err := r.db.log.ReplaySegments(segs, r.from, fn); err != nil {
 			return err
 		}
 	}
-	return r.db.log.Replay(r.from, r.apply)
+	return r.db.log.Replay(r.from, fn)
 }
 
 func (r *recovery) apply(rec seriallog.Record) error {
@@ -313,7 +368,7 @@ func (r *recovery) apply(rec seriallog.Record) error {
 			return err
 		}
 		body = body[n:]
-		if lt != nil && lt.out.DeadEpoch(row.Epoch) {
+		if row.Table == 0 || (lt != nil && lt.out.DeadEpoch(row.Epoch)) {
 			continue
 		}
 		t := r.db.cache.Table(row.Table)

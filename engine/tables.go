@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -32,7 +33,7 @@ func (db *DB) CreateTable(ctx context.Context, name string) (*Table, error) {
 	id := db.nextTable + 1
 	d := &seriallog.DDL{Op: seriallog.OpCreateTable, Table: id, Name: name}
 	t := db.cache.AddTable(id, name)
-	err := db.m.DDL(d, func(e txnEdit) { e.PutTable(id, name, nil) }, nil)
+	err := db.m.DDL(d, func(e txnEdit) { putTable(e, id, name) }, nil)
 	if err != nil {
 		db.cache.ForgetTable(id)
 		return nil, fmt.Errorf("saker: create table: %w", err)
@@ -79,12 +80,22 @@ func (db *DB) DropTable(ctx context.Context, name string) error {
 		return fmt.Errorf("saker: drop table: %w", err)
 	}
 	t.Dropped.Store(uint64(d.TS))
+	t.DropEnd = db.log.End()
 	db.mu.Lock()
 	delete(db.tables, name)
 	db.mu.Unlock()
 	db.drops = append(db.drops, t)
 	db.ckpt.poke()
 	return nil
+}
+
+// lastTable is the meta row with the greatest table id ever used: ids do not
+// repeat, though tables are dropped (L7).
+const lastTable = "tables"
+
+func putTable(e txnEdit, id base.TableID, name string) {
+	e.PutTable(id, name, nil)
+	e.SetMeta(lastTable, binary.BigEndian.AppendUint32(nil, uint32(id)))
 }
 
 func dropName(id base.TableID) string { return fmt.Sprintf("drop/%d", id) }
@@ -102,7 +113,7 @@ func (db *DB) mayChange(ctx context.Context) error {
 }
 
 // removeDropped removes the data of dropped tables that no snapshot reads.
-func (db *DB) removeDropped(ctx context.Context) error {
+func (db *DB) removeDropped(ctx context.Context, pos base.LSN) error {
 	if !db.ddl.TryLock() {
 		return nil
 	}
@@ -110,7 +121,9 @@ func (db *DB) removeDropped(ctx context.Context) error {
 	oldest := db.snaps.Horizon().Oldest()
 	keep := db.drops[:0]
 	for _, t := range db.drops {
-		if base.CommitTS(t.Dropped.Load()) > oldest {
+		// Only what is dropped below the checkpoint position is removed: recovery
+		// must not meet the record of a drop whose mark is gone.
+		if base.CommitTS(t.Dropped.Load()) > oldest || t.DropEnd > pos {
 			keep = append(keep, t)
 			continue
 		}

@@ -67,12 +67,13 @@ type Cache struct {
 	horizon     func() versionchain.Horizon
 	cold        *coldRows
 	ring        ring
+	ckpt        atomic.Uint64
 	Stats       Stats
 
 	mu       sync.RWMutex // guards tables and owners
 	tables   map[base.TableID]*Table
-	owners   map[base.TxnID]*versionchain.Outcome // decided, with frames in the map
-	mergeReq func(*Table, []byte)                 // asks for a merge of the leaf at a key
+	owners   map[base.TxnID]decided // with frames in the map
+	mergeReq func(*Table, []byte)   // asks for a merge of the leaf at a key
 
 	workers sync.Pool
 }
@@ -83,7 +84,7 @@ func New(o Options) (*Cache, error) {
 		arena: o.Arena, space: o.Space, log: o.Log, backlog: o.Backlog, reg: o.Reg,
 		incarnation: o.Incarnation, horizon: o.Horizon,
 		tables: make(map[base.TableID]*Table),
-		owners: make(map[base.TxnID]*versionchain.Outcome),
+		owners: make(map[base.TxnID]decided),
 	}
 	c.ring.init()
 	c.workers.New = func() any { return newWorker() }
@@ -131,17 +132,51 @@ func (c *Cache) ForgetTable(id base.TableID) {
 	c.mu.Unlock()
 }
 
-// AddOwner keeps the outcome of a decided transaction whose frames are listed.
-func (c *Cache) AddOwner(o *versionchain.Outcome) {
+// decided is the outcome of a transaction whose frames are in the given runs.
+type decided struct {
+	out  *versionchain.Outcome
+	runs []base.RunID
+	cost int64
+}
+
+// AddOwner keeps the outcome of a decided transaction whose frames are listed,
+// charged to record memory, until all its runs are gone.
+func (c *Cache) AddOwner(o *versionchain.Outcome, runs []base.RunID) {
+	d := decided{out: o, runs: runs, cost: int64(256 + 8*len(runs) + 8*len(o.Dead()))}
 	c.mu.Lock()
-	c.owners[o.ID] = o
+	if old, ok := c.owners[o.ID]; ok {
+		c.arena.Uncharge(old.cost)
+	}
+	c.owners[o.ID] = d
 	c.mu.Unlock()
+	c.arena.ChargeForce(d.cost)
+}
+
+// Unnamed returns the decided transactions that no listed frame names any more,
+// all their runs having been unlinked.
+func (c *Cache) Unnamed() []base.TxnID {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var ids []base.TxnID
+	for id, d := range c.owners {
+		gone := true
+		for _, r := range d.runs {
+			gone = gone && c.space.Find(r) == nil
+		}
+		if gone {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // ForgetOwner drops an outcome that no listed frame names any more.
 func (c *Cache) ForgetOwner(id base.TxnID) {
 	c.mu.Lock()
-	delete(c.owners, id)
+	if d, ok := c.owners[id]; ok {
+		c.arena.Uncharge(d.cost)
+		delete(c.owners, id)
+	}
 	c.mu.Unlock()
 }
 
@@ -155,12 +190,19 @@ func (c *Cache) owner(id base.TxnID) *versionchain.Outcome {
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.owners[id]
+	return c.owners[id].out
 }
 
 func unknownOwner(id base.TxnID) error {
 	return &base.CorruptionError{File: "leaf map", Why: fmt.Sprintf("frame of unknown transaction %v", id)}
 }
+
+// SetCheckpoint notes the clock of the last durable checkpoint: what was committed
+// up to it is not replayed any more.
+func (c *Cache) SetCheckpoint(ts base.CommitTS) { c.ckpt.Store(uint64(ts)) }
+
+// Checkpoint returns the clock of the last durable checkpoint.
+func (c *Cache) Checkpoint() base.CommitTS { return base.CommitTS(c.ckpt.Load()) }
 
 // Leaves returns the number of present leaves.
 func (c *Cache) Leaves() int { return c.ring.len() }

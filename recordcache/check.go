@@ -74,6 +74,10 @@ func (l *Leaf) checkChain(c *Cache, i int, bad func(string, string, ...any) erro
 	var own base.TxnID
 	for off := l.page.Newest(i); off != 0; {
 		v := l.page.Version(off)
+		if v.Dropped() {
+			off = v.Prior
+			continue
+		}
 		if v.Uses < v.Expected() {
 			return bad("M4", "key %x: use count %d, expected %d", key, v.Uses, v.Expected())
 		}

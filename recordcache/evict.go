@@ -56,19 +56,20 @@ func (c *Cache) Relieve(ctx context.Context, l *Leaf, rq *Request) (rep Report, 
 	writes := rq.Action != Prune
 	if writes {
 		l.mu.RLock()
-		idle := l.dead || (l.page.Len() == 0 && l.mem == nil)
+		idle := l.dead || (l.page.Block() == nil && l.mem == nil)
 		l.mu.RUnlock()
 		if idle {
 			return rep, nil
 		}
-		if err := c.reserve(ctx, w, maxPage+frameSlack, 1); err != nil {
-			return rep, err
-		}
-		defer c.unreserve(w)
-		if err := c.thawLeaf(l, w); err != nil {
+		thawed, err := c.thawLeaf(l, w)
+		if err != nil {
 			return rep, err
 		}
 		defer c.unpinThawed(w)
+		if err := c.reserve(ctx, w, maxPage+frameSlack+thawed, 1); err != nil {
+			return rep, err
+		}
+		defer c.unreserve(w)
 	}
 	before := c.arena.Reserved()
 	l.mu.Lock()
@@ -259,7 +260,7 @@ func (l *Leaf) write(c *Cache, w *worker, rq *Request, rep *Report) (merge bool,
 	}
 	rep.Rows += rows
 	e := c.space.BeginEdit()
-	if rq.edge != nil && l.list == nil && l.page.Kept() == 0 && bytes.Compare(rq.edge, l.page.Key(l.page.Len()-1)) > 0 {
+	if rq.edge != nil && l.listLen() == 0 && l.page.Kept() == 0 && bytes.Compare(rq.edge, l.page.Key(l.page.Len()-1)) > 0 {
 		err = l.sealPieces(c, w, e, rq.edge)
 	} else {
 		err = l.sealList(c, w, e)
@@ -296,6 +297,7 @@ func (l *Leaf) sealList(c *Cache, w *worker, e *tablespace.EditTx) error {
 		frames = append(frames, l.list.frames...)
 	}
 	nl := newList(e.Seq(), frames)
+	l.list.dropGone(e)
 	l.putEntry(e, l.low, l.high, nl)
 	w.end(e)
 	l.setList(nl, c)
@@ -367,7 +369,9 @@ func (l *Leaf) sealPieces(c *Cache, w *worker, e *tablespace.EditTx, edge []byte
 		l.putEntry(e, low, high, nl)
 		low = high
 	}
+	l.list.dropGone(e)
 	w.end(e)
+	l.setList(nil, c)
 	t := l.table
 	t.mu.Lock()
 	t.sealed.Add(1)
@@ -446,15 +450,20 @@ func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
 	l.page = versionchain.PageOf(c.arena.Shrink(b, size))
 }
 
-// thawLeaf reads the data of the leaf's chilled versions before it is locked:
-// under the lock there is no I/O.
-func (c *Cache) thawLeaf(l *Leaf, w *worker) error {
+// maxThaw is how many bytes one step brings back from the log; chains with more
+// wait for the next step.
+const maxThaw = 256 << 10
+
+// thawLeaf reads the data of the leaf's chilled versions before it is locked,
+// up to maxThaw bytes, and returns how many: under the lock there is no I/O.
+func (c *Cache) thawLeaf(l *Leaf, w *worker) (total int, err error) {
 	l.mu.RLock()
 	for i := range l.page.Len() {
 		for off := l.page.Newest(i); off != 0; {
 			v := l.page.Version(off)
-			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 {
+			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && total < maxThaw {
 				lsn, n := l.page.Chilled(off)
+				total += n
 				c.log.Pin(c.log.SegmentOf(lsn))
 				w.thawed = append(w.thawed, thawedRow{lsn: lsn, len: n, key: bytes.Clone(l.page.Key(i))})
 			}
@@ -467,11 +476,11 @@ func (c *Cache) thawLeaf(l *Leaf, w *worker) error {
 		row, err := c.thawRow(tr.lsn, tr.len, &w.sc, tr.key)
 		if err != nil {
 			c.unpinThawed(w)
-			return err
+			return 0, err
 		}
 		tr.value = bytes.Clone(row.Value)
 	}
-	return nil
+	return total, nil
 }
 
 func (c *Cache) unpinThawed(w *worker) {

@@ -21,6 +21,33 @@ type frameList struct {
 	seq    base.EditSeq          // of the edit that listed it: the leaf's epoch (P7)
 	sole   *versionchain.Outcome // the owner of all frames, if they have one owner
 	frames []frame
+	// gone are runs that the entry in the map names for owners that never
+	// committed: the next edit of the entry leaves them out and counts them down.
+	gone []base.RunID
+}
+
+// dropGone counts down the runs that the edit e leaves out of the entry.
+func (l *frameList) dropGone(e *tablespace.EditTx) {
+	if l == nil {
+		return
+	}
+	for _, r := range l.gone {
+		e.Refs(r, -1)
+	}
+}
+
+// within reports whether the frame may hold keys of [low, high).
+func (f *frame) within(low, high []byte) bool {
+	return (f.Last == nil || bytes.Compare(f.Last, low) >= 0) &&
+		(high == nil || f.First == nil || bytes.Compare(f.First, high) < 0)
+}
+
+// holds reports whether the frame may hold the key.
+func (f *frame) holds(key []byte, hash uint64) bool {
+	if f.First != nil && (bytes.Compare(key, f.First) < 0 || bytes.Compare(key, f.Last) > 0) {
+		return false
+	}
+	return versionchain.FilterMayContain(f.Filter, hash)
 }
 
 func newList(seq base.EditSeq, frames []frame) *frameList {
@@ -163,7 +190,8 @@ func (l *Leaf) cost() int64 {
 	n := int64(leafBytes + len(l.low) + len(l.high))
 	if l.list != nil {
 		for i := range l.list.frames {
-			n += 96 + int64(len(l.list.frames[i].Filter))
+			f := &l.list.frames[i]
+			n += 144 + int64(len(f.Filter)+len(f.First)+len(f.Last))
 		}
 	}
 	return n * heapFactor

@@ -6,6 +6,7 @@ import (
 	"sort"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/tablespace"
 	"github.com/sakerdb/saker/versionchain"
 )
 
@@ -25,20 +26,24 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	if l == nil {
 		return nil
 	}
+	if err := c.dropSuperseded(ctx, l); err != nil {
+		return err
+	}
 	if err := c.emptyForCut(ctx, l); err != nil {
 		return err
 	}
 	l.mu.RLock()
 	list, low, high := l.list, l.low, l.high
 	ok := l.covers(key) && list != nil && len(list.frames) > 1
+	var held runHold
 	if ok {
-		c.acquire(list)
+		held = c.acquire(list)
 	}
 	l.mu.RUnlock()
 	if !ok {
 		return nil
 	}
-	defer c.release(list)
+	defer held.release()
 	pick, owner := choose(list)
 	if len(pick) < 2 {
 		return nil
@@ -55,7 +60,7 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	if owner != nil {
 		stretches = live(owner.ID)
 	}
-	rows := mergeRows(ins, owner, low, high, horizon, complete, stretches)
+	rows := mergeRows(ins, owner, low, high, horizon, stretches, mergeRules{complete: complete, replayed: c.Checkpoint()})
 	pieces := cut(rows, targetFrame)
 	w := c.getWorker()
 	defer c.putWorker(w)
@@ -65,7 +70,7 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	defer c.unreserve(w)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.dead || l.list != list || !bytes.Equal(l.low, low) || !bytes.Equal(l.high, high) {
+	if l.dead || !bytes.Equal(l.low, low) || !bytes.Equal(l.high, high) || !l.lists(list, pick) {
 		return nil // changed meanwhile; it will be asked for again
 	}
 	if owner != nil {
@@ -75,7 +80,77 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 		defer owner.Unhold()
 	}
 	c.Stats.Merges.Add(1)
-	return l.replace(c, w, list, pick, owner, pieces, complete)
+	return l.replace(c, w, list, pick, owner, pieces)
+}
+
+// large reports whether the frame is that of one large value.
+func (f *frame) large() bool { return f.Rows == 1 && f.Len > base.LargeValueSize }
+
+// committedTS returns the timestamp of a frame whose rows are all permanent.
+func (f *frame) committedTS() (base.CommitTS, bool) {
+	if f.out == nil {
+		return f.Newest, true
+	}
+	st, ts := f.out.Status()
+	return ts, st == versionchain.Committed && len(f.out.Dead()) == 0
+}
+
+// dropSuperseded takes out of the list the frames of large values that a newer
+// one of the same record hides from every reader; nothing is read or copied.
+func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf) error {
+	w := c.getWorker()
+	defer c.putWorker(w)
+	if err := c.reserve(ctx, w, 0, 1); err != nil {
+		return err
+	}
+	defer c.unreserve(w)
+	h := c.horizon()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dead || l.listLen() < 2 {
+		return nil
+	}
+	byKey := map[string][]int{}
+	for i := range l.list.frames {
+		f := &l.list.frames[i]
+		if _, ok := f.committedTS(); ok && f.large() && f.First != nil {
+			byKey[string(f.First)] = append(byKey[string(f.First)], i)
+		}
+	}
+	drop := map[int]bool{}
+	for _, is := range byKey {
+		sort.Slice(is, func(a, b int) bool {
+			x, _ := l.list.frames[is[a]].committedTS()
+			y, _ := l.list.frames[is[b]].committedTS()
+			return x > y
+		})
+		newer := base.MaxTS
+		for _, i := range is {
+			ts, _ := l.list.frames[i].committedTS()
+			if ts != newer && !h.Needs(ts, newer) {
+				drop[i] = true
+			}
+			newer = ts
+		}
+	}
+	if len(drop) == 0 {
+		return nil
+	}
+	e := c.space.BeginEdit()
+	l.list.dropGone(e)
+	var kept []frame
+	for i := range l.list.frames {
+		if drop[i] {
+			e.Refs(l.list.frames[i].Run, -1)
+		} else {
+			kept = append(kept, l.list.frames[i])
+		}
+	}
+	nl := newList(e.Seq(), kept)
+	l.putEntry(e, l.low, l.high, nl)
+	w.end(e)
+	l.setList(nl, c)
+	return nil
 }
 
 // emptyForCut backlogs what is resident of a leaf that has grown large in
@@ -84,7 +159,9 @@ func (c *Cache) emptyForCut(ctx context.Context, l *Leaf) error {
 	l.mu.RLock()
 	size := 0
 	for i := range l.listLen() {
-		size += int(l.list.frames[i].Len)
+		if !l.list.frames[i].large() {
+			size += int(l.list.frames[i].Len)
+		}
 	}
 	cut := size > 4*targetFrame && l.page.Len() > 0
 	l.mu.RUnlock()
@@ -95,6 +172,19 @@ func (c *Cache) emptyForCut(ctx context.Context, l *Leaf) error {
 	return err
 }
 
+// lists reports whether the leaf still lists the picked frames of an older list.
+func (l *Leaf) lists(old *frameList, pick []int) bool {
+	if l.list == nil {
+		return false
+	}
+	for _, i := range pick {
+		if l.list.index(old.frames[i].Addr) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // choose picks what to merge: all committed frames if there are several, else
 // the frames of the live owner who has most.
 func choose(list *frameList) (pick []int, owner *versionchain.Outcome) {
@@ -103,15 +193,15 @@ func choose(list *frameList) (pick []int, owner *versionchain.Outcome) {
 		o := list.frames[i].out
 		if o != nil {
 			switch st, _ := o.Status(); st {
-			case versionchain.Committed, versionchain.Aborted:
-				o = nil // aborted rows simply find no reader
-			case versionchain.Committing:
+			case versionchain.Committed:
+				o = nil
+			case versionchain.Committing, versionchain.Aborted: // the sweeper's
 				continue
 			default:
 			}
 		}
-		if list.frames[i].Len > 1<<20 {
-			continue // a large value stays a frame of its own
+		if list.frames[i].large() {
+			continue // stays a frame of its own
 		}
 		count[o] = append(count[o], i)
 	}
@@ -147,7 +237,7 @@ func (c *Cache) readAll(list *frameList, pick []int) (ins []merged, total int, e
 // mergeRows returns the rows that stay, sorted. Committed rows get their
 // timestamps; a record keeps what some reader needs. Of an owner's rows the
 // newest of each stretch between live savepoints stays.
-func mergeRows(ins []merged, owner *versionchain.Outcome, low, high []byte, h versionchain.Horizon, complete bool, stretches []base.Epoch) []versionchain.Row {
+func mergeRows(ins []merged, owner *versionchain.Outcome, low, high []byte, h versionchain.Horizon, stretches []base.Epoch, rules mergeRules) []versionchain.Row {
 	var all []versionchain.Row
 	for i := range ins {
 		m := &ins[i]
@@ -189,15 +279,21 @@ func mergeRows(ins []merged, owner *versionchain.Outcome, low, high []byte, h ve
 		if owner != nil {
 			out = keepStretches(out, all[i:j], stretches)
 		} else {
-			out = keepNeeded(out, all[i:j], h, complete)
+			out = keepNeeded(out, all[i:j], h, rules)
 		}
 		i = j
 	}
 	return out
 }
 
+// mergeRules say when a tombstone may go.
+type mergeRules struct {
+	complete bool          // all frames of the leaf take part
+	replayed base.CommitTS // commits up to it are not replayed after a crash
+}
+
 // keepNeeded appends the committed versions of one record that a reader needs.
-func keepNeeded(out, chain []versionchain.Row, h versionchain.Horizon, complete bool) []versionchain.Row {
+func keepNeeded(out, chain []versionchain.Row, h versionchain.Horizon, rules mergeRules) []versionchain.Row {
 	newer := base.MaxTS
 	first := len(out)
 	for i := range chain {
@@ -213,8 +309,10 @@ func keepNeeded(out, chain []versionchain.Row, h versionchain.Horizon, complete 
 		}
 		newer = r.TS
 	}
-	// The oldest tombstone hides nothing when all older frames are merged.
-	if n := len(out); complete && n > first && out[n-1].Kind == base.KindTombstone && out[n-1].TS <= h.Oldest() {
+	// The oldest tombstone hides nothing when all older frames are merged, unless
+	// the log still has what it deleted and recovery would bring that back.
+	if n := len(out); rules.complete && n > first && out[n-1].Kind == base.KindTombstone &&
+		out[n-1].TS <= h.Oldest() && out[n-1].TS <= rules.replayed {
 		out = out[:n-1]
 	}
 	return out
@@ -267,30 +365,32 @@ func cut(rows []versionchain.Row, size int) [][]versionchain.Row {
 	return pieces
 }
 
-// replace lists the merged frames instead of those picked. If everything was
-// merged and the page is empty, the leaf is cut into one leaf per piece, of
-// which it keeps the first; the others go straight into the gap.
-func (l *Leaf) replace(c *Cache, w *worker, list *frameList, pick []int, owner *versionchain.Outcome, pieces [][]versionchain.Row, complete bool) error {
+// replace lists the merged frames instead of those picked from the list old, and
+// keeps what was listed later (P8). If nothing else is left in the leaf, it is
+// cut into one leaf per piece, of which it keeps the first; the others go
+// straight into the gap.
+func (l *Leaf) replace(c *Cache, w *worker, old *frameList, pick []int, owner *versionchain.Outcome, pieces [][]versionchain.Row) error {
 	e := c.space.BeginEdit()
+	l.list.dropGone(e)
 	if owner == nil {
 		e.NeedSync()
 	}
-	alone := len(pick) == len(list.frames) && l.page.Len() == 0
-	image := complete && onePerRecord(pieces)
-	if !alone {
+	picked := make(map[tablespace.Addr]bool, len(pick))
+	for _, i := range pick {
+		picked[old.frames[i].Addr] = true
+		e.Refs(old.frames[i].Run, -1)
+	}
+	var kept []frame
+	for i := range l.list.frames {
+		if !picked[l.list.frames[i].Addr] {
+			kept = append(kept, l.list.frames[i])
+		}
+	}
+	rest := newList(e.Seq(), kept)
+	image := owner == nil && len(kept) == 0 && onePerRecord(pieces)
+	if len(kept) > 0 || l.page.Len() > 0 {
 		pieces = joinPieces(pieces)
 	}
-	rest := &frameList{seq: e.Seq()}
-	at := 0
-	for i := range list.frames {
-		if at < len(pick) && pick[at] == i {
-			at++
-			e.Refs(list.frames[i].Run, -1)
-			continue
-		}
-		rest.frames = append(rest.frames, list.frames[i])
-	}
-	rest = newList(rest.seq, rest.frames)
 	or := &ownerRows{out: owner}
 	low := l.low
 	var first *frameList
@@ -305,7 +405,7 @@ func (l *Leaf) replace(c *Cache, w *worker, list *frameList, pick []int, owner *
 			w.end(e)
 			return err
 		}
-		nl := newList(e.Seq(), append([]frame{f}, rest.frames...))
+		nl := newList(e.Seq(), append(append([]frame{}, kept...), f))
 		l.putEntry(e, low, high, nl)
 		if p == 0 {
 			first, firstHigh = nl, high
@@ -314,7 +414,7 @@ func (l *Leaf) replace(c *Cache, w *worker, list *frameList, pick []int, owner *
 	}
 	if first == nil { // nothing is left
 		first, firstHigh = rest, l.high
-		if len(rest.frames) == 0 {
+		if len(kept) == 0 {
 			e.Delete(l.table.ID, l.low)
 			first = nil
 		} else {

@@ -3,6 +3,7 @@ package recordcache
 import (
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/seriallog"
+	"github.com/sakerdb/saker/tablespace"
 	"github.com/sakerdb/saker/versionchain"
 )
 
@@ -120,11 +121,12 @@ func (l *Leaf) getDeep(r *versionchain.Reader, sc *Scratch, dst, key []byte, f *
 	}
 	list := l.list
 	var hash uint64
+	var held runHold
 	pending := 0
 	if list != nil {
 		hash = base.Hash(key)
 		for i := range list.frames {
-			if list.skip(i, r, hash, &b) {
+			if list.skip(i, r, key, hash, &b) {
 				continue
 			}
 			if l.mem == nil || l.mem[i] == nil {
@@ -136,7 +138,7 @@ func (l *Leaf) getDeep(r *versionchain.Reader, sc *Scratch, dst, key []byte, f *
 			}
 		}
 		if pending > 0 && err == nil {
-			c.acquire(list)
+			held = c.acquire(list)
 		}
 	}
 	seen := l.mem // only its nil-ness by index is used below, under no lock
@@ -149,7 +151,7 @@ func (l *Leaf) getDeep(r *versionchain.Reader, sc *Scratch, dst, key []byte, f *
 	l.mu.RUnlock()
 	if pending > 0 && err == nil {
 		dst, err = c.readPending(l, list, inMem, hash, r, sc, dst, n, key, &b)
-		c.release(list)
+		held.release()
 	}
 	sc.trim()
 	if err != nil || !b.have || b.kind != base.KindValue {
@@ -159,7 +161,7 @@ func (l *Leaf) getDeep(r *versionchain.Reader, sc *Scratch, dst, key []byte, f *
 }
 
 // skip reports whether frame i cannot change the answer b of r for the key.
-func (fl *frameList) skip(i int, r *versionchain.Reader, hash uint64, b *best) bool {
+func (fl *frameList) skip(i int, r *versionchain.Reader, key []byte, hash uint64, b *best) bool {
 	f := &fl.frames[i]
 	newest := f.Newest
 	if f.out != nil {
@@ -176,7 +178,7 @@ func (fl *frameList) skip(i int, r *versionchain.Reader, hash uint64, b *best) b
 	if b.have && b.ord.TS > newest {
 		return true
 	}
-	return !versionchain.FilterMayContain(f.Filter, hash)
+	return !f.holds(key, hash)
 }
 
 // readPending reads, with no lock held, the frames that are not resident.
@@ -197,7 +199,7 @@ func (c *Cache) readPending(l *Leaf, list *frameList, inMem, hash uint64, r *ver
 			_, ts := f.out.Status()
 			newestTS = max(newestTS, ts)
 		}
-		if (i < 64 && inMem&(1<<i) != 0) || list.skip(i, r, hash, b) {
+		if (i < 64 && inMem&(1<<i) != 0) || list.skip(i, r, key, hash, b) {
 			continue
 		}
 		bytes, err := c.space.ReadFrame(f.Addr, sc.frame[:0])
@@ -274,7 +276,7 @@ func (t *Table) getGap(r *versionchain.Reader, sc *Scratch, dst, key []byte) ([]
 	var b best
 	hash := base.Hash(key)
 	for i := range list.frames {
-		if list.skip(i, r, hash, &b) {
+		if list.skip(i, r, key, hash, &b) {
 			continue
 		}
 		bytes, err := c.space.ReadFrame(list.frames[i].Addr, sc.frame[:0])
@@ -321,16 +323,30 @@ func (c *Cache) thawRow(lsn base.LSN, rowLen int, sc *Scratch, key []byte) (seri
 	return row, nil
 }
 
-// acquire and release hold the runs of a list against unlinking.
-func (c *Cache) acquire(list *frameList) {
+// runHold is references to runs: while it is held none of them is unlinked.
+type runHold []*tablespace.Run
+
+// acquire holds the runs of a list. A run that is gone is one of an owner that
+// never committed, whose frames nobody reads.
+func (c *Cache) acquire(list *frameList) runHold {
+	held := make(runHold, 0, 4)
+	last := base.RunID(0)
 	for i := range list.frames {
-		c.space.Acquire(list.frames[i].Run)
+		id := list.frames[i].Run
+		if id == last {
+			continue
+		}
+		last = id
+		if r := c.space.Find(id); r != nil && r.Acquire() {
+			held = append(held, r)
+		}
 	}
+	return held
 }
 
-func (c *Cache) release(list *frameList) {
-	for i := range list.frames {
-		c.space.Release(list.frames[i].Run)
+func (h runHold) release() {
+	for _, r := range h {
+		r.Release()
 	}
 }
 

@@ -83,7 +83,7 @@ func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order, framed bool) 
 			_, newest = f.out.Status()
 		}
 		if newest > ord.TS || (framed && newest == ord.TS) {
-			ask = ask || versionchain.FilterMayContain(f.Filter, hash)
+			ask = ask || f.holds(key, hash)
 		}
 	}
 	if !ask {
@@ -121,6 +121,7 @@ func (t *Table) Readd(ctx context.Context, ref tablespace.FrameRef, o *versionch
 		if l.listLen() == 0 || l.list.index(ref.Addr) < 0 {
 			e := c.space.BeginEdit()
 			frames := []frame{{FrameRef: ref, out: o}}
+			l.list.dropGone(e)
 			if l.list != nil {
 				frames = append(frames, l.list.frames...)
 			}

@@ -3,6 +3,8 @@ package recordcache
 import (
 	"bytes"
 	"context"
+	"errors"
+	"slices"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/versionchain"
@@ -17,11 +19,18 @@ func (c *Cache) makeRoom(w *Writer, l *Leaf, key []byte, need int) error {
 	next, err := l.roomInPage(c, w, key, need, horizon)
 	listed := l.list != nil
 	edge := l.atEdge(key)
+	above := l.aboveFrames(key)
 	l.mu.Unlock()
 	switch next {
 	case roomMade:
 		return err
 	case roomSplit:
+	}
+	if w.Large && edge && above {
+		// What is filled here in key order lies above all that the leaf lists: it
+		// gets a leaf of its own, which can be sealed whole.
+		w.NeedBytes = 4 << 10
+		return c.split(l, key, need, true)
 	}
 	if w.Large && (listed || edge) {
 		rq := Request{Action: BacklogAll, Horizon: horizon}
@@ -40,7 +49,17 @@ func (c *Cache) makeRoom(w *Writer, l *Leaf, key []byte, need int) error {
 		}
 	}
 	w.NeedBytes = maxPage/2 + 2<<10
-	return c.split(l, key, need, listed)
+	err = c.split(l, key, need, listed)
+	if !errors.Is(err, errOneRecord) {
+		return err
+	}
+	// Versions of one record that somebody reads fill the leaf: they go to frames.
+	rep, err := c.Relieve(context.Background(), l, &Request{Action: BacklogAll, Horizon: horizon})
+	if err == nil && rep.Rows == 0 && rep.Freed <= 0 {
+		w.NeedBytes = maxPage
+		return errNoMemory
+	}
+	return err
 }
 
 // sealUniform is the bulk path: a full leaf that o filled alone, in key order,
@@ -87,6 +106,16 @@ const (
 func (l *Leaf) atEdge(key []byte) bool {
 	n := l.page.Len()
 	return l.covers(key) && n > 0 && bytes.Compare(key, l.page.Key(n-1)) > 0
+}
+
+// aboveFrames reports whether the leaf lists frames and key lies above them all.
+func (l *Leaf) aboveFrames(key []byte) bool {
+	for i := range l.listLen() {
+		if f := &l.list.frames[i]; f.Last == nil || bytes.Compare(key, f.Last) <= 0 {
+			return false
+		}
+	}
+	return l.listLen() > 0
 }
 
 // roomInPage compacts or grows the page. REQUIRES: l.mu is held exclusively.
@@ -161,8 +190,9 @@ func (l *Leaf) settle(c *Cache, h versionchain.Horizon) error {
 	return nil
 }
 
-// split cuts a full leaf in two. Halves of a leaf with frames share them, each
-// clipped to its own fences; the two map entries change in one edit (L10).
+// split cuts a full leaf in two. A frame that may hold keys of both halves is
+// shared, clipped to the fences of each; the two map entries change in one edit
+// (L10).
 func (c *Cache) split(l *Leaf, key []byte, need int, listed bool) error {
 	w := c.getWorker()
 	defer c.putWorker(w)
@@ -178,37 +208,30 @@ func (c *Cache) split(l *Leaf, key []byte, need int, listed bool) error {
 	if !l.covers(key) || l.page.Free() >= need || n < 1 || (l.list != nil && !listed) {
 		return nil // the leaf has changed: look again
 	}
-	mid := n / 2
-	if l.atEdge(key) {
-		mid = n // filled in key order: the left half stays full
-	} else if mid == 0 || bytes.Compare(key, l.page.Key(0)) < 0 {
-		mid = 0
-	}
-	return l.splitAt(c, w, mid, key)
-}
-
-// splitAt moves the records from mid on to a new leaf. With mid at an end the
-// new boundary is key or the first record.
-func (l *Leaf) splitAt(c *Cache, w *worker, mid int, key []byte) error {
-	n := l.page.Len()
-	bound := key
-	if mid < n {
-		bound = l.page.Key(mid)
+	bound := l.page.Key(n / 2)
+	switch {
+	case l.atEdge(key):
+		bound = key // filled in key order: the left half stays full
+	case bytes.Equal(bound, l.low) && n > 1:
+		bound = l.page.Key(1)
 	}
 	if bytes.Equal(bound, l.low) {
-		// A single record fills the page: nothing to split but the newcomer.
-		if mid = 1; n == 1 {
-			bound = key
-		} else {
-			bound = l.page.Key(1)
-		}
+		return errOneRecord
 	}
-	bound = bytes.Clone(bound)
+	return l.splitAt(c, w, bytes.Clone(bound))
+}
+
+// errOneRecord says that a leaf is full of the versions of one record.
+var errOneRecord = errors.New("saker: leaf is full of one record")
+
+// splitAt moves the records from bound on to a new leaf. REQUIRES: l.mu is held
+// exclusively, bound lies within the fences, above low; an edit is reserved if
+// the leaf has a list.
+func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
+	n := l.page.Len()
+	mid, _ := l.page.Find(bound, int(l.prefix))
 	r := &Leaf{table: l.table, live: l.live, dirty: l.dirty}
 	r.setFences(bound, l.high)
-	if l.list != nil {
-		r.list = newList(0, l.list.frames)
-	}
 	r.charged = r.cost()
 	if !c.arena.Charge(r.charged) {
 		return errNoMemory
@@ -221,21 +244,13 @@ func (l *Leaf) splitAt(c *Cache, w *worker, mid int, key []byte) error {
 		}
 		r.page = l.page.CopyTo(b, mid, n, int(r.prefix))
 	}
-	leftPrefix := commonPrefix(l.low, bound)
-	if size := l.page.CopySize(0, mid); size <= versionchain.PageOverhead {
-		c.arena.Free(l.page.Block())
-		l.page = versionchain.Page{}
-	} else {
-		size = min((size+1023)/1024*1024, len(l.page.Block()))
-		q := l.page.CopyTo(w.page[:size], 0, mid, leftPrefix)
-		l.page = versionchain.PageOf(c.arena.Shrink(l.page.Truncate(q).Block(), size))
-	}
+	l.keepLeft(c, w, mid, commonPrefix(l.low, bound))
 	c.Stats.Splits.Add(1)
 	t := l.table
 	t.mu.Lock()
 	l.setFences(l.low, bound)
 	if l.list != nil {
-		l.splitEntry(c, w, r)
+		l.splitList(c, w, r)
 	}
 	c.ring.addAfter(l, r)
 	t.addLocked(r)
@@ -243,18 +258,56 @@ func (l *Leaf) splitAt(c *Cache, w *worker, mid int, key []byte) error {
 	return nil
 }
 
-// splitEntry writes the two entries of a split leaf as one edit.
-func (l *Leaf) splitEntry(c *Cache, w *worker, r *Leaf) {
-	e := c.space.BeginEdit()
-	l.list = newList(e.Seq(), l.list.frames)
-	r.list.seq = e.Seq()
-	l.putEntry(e, l.low, l.high, l.list)
-	r.putEntry(e, r.low, r.high, r.list)
-	for i := range r.list.frames {
-		e.Refs(r.list.frames[i].Run, 1)
+// keepLeft compacts the page to the records before mid.
+func (l *Leaf) keepLeft(c *Cache, w *worker, mid, prefix int) {
+	if l.page.Block() == nil {
+		return
 	}
+	size := l.page.CopySize(0, mid)
+	if size <= versionchain.PageOverhead {
+		c.arena.Free(l.page.Block())
+		l.page = versionchain.Page{}
+		return
+	}
+	size = min((size+1023)/1024*1024, len(l.page.Block()))
+	q := l.page.CopyTo(w.page[:size], 0, mid, prefix)
+	l.page = versionchain.PageOf(c.arena.Shrink(l.page.Truncate(q).Block(), size))
+}
+
+// splitList divides the frames between the halves and writes both entries.
+func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf) {
+	e := c.space.BeginEdit()
+	l.list.dropGone(e)
+	var left, right []frame
+	for i := range l.list.frames {
+		f := l.list.frames[i]
+		inLeft, inRight := f.within(l.low, l.high), f.within(r.low, r.high)
+		if inLeft || !inRight {
+			left = append(left, f)
+		}
+		if inRight {
+			right = append(right, f)
+		}
+		if inLeft && inRight {
+			e.Refs(f.Run, 1)
+		}
+	}
+	put := func(x *Leaf, frames []frame) {
+		nl := newList(e.Seq(), frames)
+		if len(frames) > 0 {
+			x.putEntry(e, x.low, x.high, nl)
+		} else {
+			nl = nil
+			if x == l {
+				e.Delete(x.table.ID, x.low)
+			}
+		}
+		x.mapped = nl != nil
+		x.setList(nl, c)
+	}
+	put(l, left)
+	put(r, right)
 	w.end(e)
-	l.mapped, r.mapped = true, true
 }
 
 // WriteLarge stores a value that is too large for record memory: it goes into a
@@ -263,7 +316,8 @@ func (l *Leaf) splitEntry(c *Cache, w *worker, r *Leaf) {
 // Errors are those of Write.
 func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []byte) (*Leaf, error) {
 	c := t.cache
-	wk := &worker{}
+	wk := c.getWorker()
+	defer c.putWorker(wk)
 	if err := c.reserve(ctx, wk, len(value)+len(key)+frameSlack, 1); err != nil {
 		return nil, err
 	}
@@ -287,9 +341,19 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 		case doWrite:
 		}
 		w.Self.Depart() // the frame is newer than what the record had in this epoch
+		if l.listLen() >= maxLargeList && l.boundForLarge(key) != nil {
+			if err := l.splitForLarge(c, wk, key); err != nil { // unlocks
+				return nil, err
+			}
+			continue
+		}
 		if l.addLarge(c, w, i, exact, key) {
 			err := l.sealLarge(c, w, wk, key, value)
+			merge, low := l.listLen() > maxList && l.listLen()%maxList == 0, l.low
 			l.mu.Unlock()
+			if merge && c.mergeReq != nil {
+				c.mergeReq(t, low)
+			}
 			w.Hint = l
 			return l, err
 		}
@@ -298,6 +362,59 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 			return nil, err
 		}
 	}
+}
+
+// maxLargeList is how many frames a leaf may list before the next large value
+// splits it.
+const maxLargeList = 32
+
+// splitForLarge splits a leaf that lists many large values, between them.
+// REQUIRES: l.mu is held exclusively; it is released. The leaf may be one that
+// cannot be split, all frames being of one key; then a merge is asked for.
+func (l *Leaf) splitForLarge(c *Cache, wk *worker, key []byte) error {
+	bound := l.boundForLarge(key)
+	var err error
+	if bound != nil {
+		err = l.splitAt(c, wk, bound)
+	}
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	// The split used the edit that was reserved for the write.
+	if wk.room.edits == 0 {
+		if err := c.space.ReserveEdits(context.Background(), 1); err != nil {
+			return err
+		}
+		wk.room.edits = 1
+	}
+	return nil
+}
+
+// boundForLarge returns where to split: at key if it comes after everything,
+// else at the middle one of the frames' first keys.
+func (l *Leaf) boundForLarge(key []byte) []byte {
+	firsts := make([][]byte, 0, len(l.list.frames))
+	after := l.page.Len() == 0 || l.atEdge(key)
+	for i := range l.list.frames {
+		f := &l.list.frames[i]
+		if f.First == nil {
+			after = false
+			continue
+		}
+		after = after && bytes.Compare(key, f.Last) > 0
+		if bytes.Compare(f.First, l.low) > 0 && (l.high == nil || bytes.Compare(f.First, l.high) < 0) {
+			firsts = append(firsts, f.First)
+		}
+	}
+	if after && bytes.Compare(key, l.low) > 0 {
+		return bytes.Clone(key)
+	}
+	if len(firsts) == 0 {
+		return nil
+	}
+	slices.SortFunc(firsts, bytes.Compare)
+	return bytes.Clone(firsts[len(firsts)/2])
 }
 
 // addLarge links the stand-in, in place of an own version of the same stretch.

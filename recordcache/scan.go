@@ -275,11 +275,11 @@ func (it *Iter) view() (low, high []byte, err error) {
 		l, edge := it.present(d)
 		if l != nil {
 			low, high, list := l.low, l.high, l.list
-			err := it.capture(l, high) // unlocks
+			held, err := it.capture(l, high) // unlocks
 			if err == nil && list != nil {
 				err = it.open(list, low, high)
-				it.t.cache.release(list)
 			}
+			held.release()
 			return low, high, err
 		}
 		if it.t.dir.Load() != d {
@@ -365,7 +365,7 @@ func dirItemBefore(d *directory, at []byte) []byte {
 
 // capture copies what the reader sees of the resident chains. REQUIRES: l.mu is
 // held shared; it is released.
-func (it *Iter) capture(l *Leaf, high []byte) error {
+func (it *Iter) capture(l *Leaf, high []byte) (held runHold, err error) {
 	c := it.t.cache
 	l.touch()
 	i, n := 0, l.page.Len()
@@ -373,7 +373,9 @@ func (it *Iter) capture(l *Leaf, high []byte) error {
 		if it.bound != nil {
 			n, _ = l.page.Find(it.bound, int(l.prefix))
 		}
-		i, _ = l.page.Find(it.from, int(l.prefix))
+		if bytes.Compare(it.from, l.low) > 0 { // keys of other leaves have other prefixes
+			i, _ = l.page.Find(it.from, int(l.prefix))
+		}
 	} else {
 		i, _ = l.page.Find(it.bound, int(l.prefix))
 		if it.to != nil && (high == nil || bytes.Compare(it.to, high) < 0) {
@@ -385,7 +387,7 @@ func (it *Iter) capture(l *Leaf, high []byte) error {
 		f, err := l.page.Visible(i, it.r)
 		if err != nil {
 			l.mu.RUnlock()
-			return err
+			return held, err
 		}
 		if f.Off == 0 {
 			continue
@@ -403,13 +405,12 @@ func (it *Iter) capture(l *Leaf, high []byte) error {
 		it.rows = append(it.rows, d)
 	}
 	if l.list != nil {
-		c.acquire(l.list)
+		held = c.acquire(l.list)
 	}
 	l.mu.RUnlock()
 	if !chilled {
-		return nil
+		return held, nil
 	}
-	var err error
 	for i := range it.rows {
 		d := &it.rows[i]
 		if d.lsn == 0 {
@@ -423,7 +424,7 @@ func (it *Iter) capture(l *Leaf, high []byte) error {
 		}
 		c.log.Unpin(c.log.SegmentOf(d.lsn))
 	}
-	return err
+	return held, err
 }
 
 func (it *Iter) put(b []byte) [2]int {
@@ -481,6 +482,9 @@ func (it *Iter) open(list *frameList, low, high []byte) error {
 	c := it.t.cache
 	for i := range list.frames {
 		f := &list.frames[i]
+		if !f.within(low, high) || (it.to != nil && !f.within(low, it.to)) {
+			continue
+		}
 		if f.out != nil && f.out != it.r.Self {
 			st, ts := f.out.Status()
 			if st != versionchain.Committed || ts > it.r.Snapshot {

@@ -1,6 +1,7 @@
 package recordcache
 
 import (
+	"bytes"
 	"context"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -200,47 +201,53 @@ func (c *Cache) CheckpointLeaves(ctx context.Context, horizon func() versionchai
 	return err
 }
 
-// DropFrames removes from the leaf at key the frames of owners that aborted, and
-// returns the leaf to the gap if nothing remains.
-func (c *Cache) DropFrames(ctx context.Context, t *Table, key []byte) error {
+// DropFrames removes the frames of owners that aborted from every leaf between
+// the fences low and high, and returns leaves to the gap that it leaves empty.
+// errNoMemory asks the caller to wait.
+func (c *Cache) DropFrames(ctx context.Context, t *Table, low, high []byte) error {
 	w := c.getWorker()
 	defer c.putWorker(w)
-	if err := c.reserve(ctx, w, 0, 1); err != nil {
-		return err
-	}
-	defer c.unreserve(w)
-	var l *Leaf
-	for l == nil {
-		if l = t.lockKey(nil, key); l == nil {
-			if err := t.install(key); err != nil {
+	for at := low; ; {
+		if err := c.reserve(ctx, w, 0, 1); err != nil {
+			return err
+		}
+		l := t.lockKey(nil, at)
+		if l == nil {
+			err := t.install(at)
+			c.unreserve(w)
+			if err != nil {
 				return err
 			}
+			continue
+		}
+		l.dropAborted(c, w)
+		at = l.high
+		empty := l.page.Len() == 0 && l.mem == nil
+		l.mu.Unlock()
+		c.unreserve(w)
+		if empty {
+			c.Collapse(l)
+		}
+		if at == nil || (high != nil && bytes.Compare(at, high) >= 0) {
+			return nil
 		}
 	}
-	l.dropAborted(c, w)
-	empty := l.page.Len() == 0 && l.mem == nil
-	l.mu.Unlock()
-	if empty {
-		c.Collapse(l)
-	}
-	return nil
 }
 
 // dropAborted rewrites the leaf's map entry without frames of aborted owners.
 // REQUIRES: l.mu is held exclusively, one edit is reserved.
 func (l *Leaf) dropAborted(c *Cache, w *worker) {
-	if !l.mapped {
+	if !l.mapped || !l.listsAborted() {
 		return
 	}
 	e := c.space.BeginEdit()
+	l.list.dropGone(e)
 	var frames []frame
 	for i := range l.listLen() {
 		f := &l.list.frames[i]
-		if f.out != nil {
-			if st, _ := f.out.Status(); st == versionchain.Aborted {
-				e.Refs(f.Run, -1)
-				continue
-			}
+		if f.out != nil && f.out.Aborted() {
+			e.Refs(f.Run, -1)
+			continue
 		}
 		frames = append(frames, *f)
 	}
@@ -253,4 +260,16 @@ func (l *Leaf) dropAborted(c *Cache, w *worker) {
 	}
 	w.end(e)
 	l.setList(nl, c)
+}
+
+func (l *Leaf) listsAborted() bool {
+	if l.list == nil {
+		return false
+	}
+	for i := range l.list.frames {
+		if o := l.list.frames[i].out; o != nil && o.Aborted() {
+			return true
+		}
+	}
+	return len(l.list.gone) > 0
 }

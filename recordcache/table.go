@@ -10,7 +10,6 @@ import (
 	"github.com/google/btree"
 
 	"github.com/sakerdb/saker/internal/base"
-	"github.com/sakerdb/saker/versionchain"
 )
 
 // dirItem is one present leaf in the directory. low is the leaf's low fence when
@@ -71,6 +70,8 @@ type Table struct {
 	// Dropped holds the timestamp from which on the table is gone, 0 while it
 	// lives.
 	Dropped atomic.Uint64
+	// DropEnd is a log position behind the record of the drop.
+	DropEnd base.LSN
 	// Writers counts live transactions that wrote the table.
 	Writers atomic.Int64
 }
@@ -276,28 +277,31 @@ func (t *Table) beforeLocked(l *Leaf) *Leaf {
 	return out
 }
 
-// Owner lookups for frames read from the leaf map.
+// listOf makes a leaf's list of a map entry; nil when it lists nothing. Frames of
+// owners that never committed are left out: of an earlier incarnation without
+// outcome, or aborted (L7).
 func (c *Cache) listOf(en *tablespaceEntry) (*frameList, error) {
-	fl := &frameList{seq: en.Seq}
+	var frames []frame
+	var gone []base.RunID
 	for i := range en.Frames {
 		f := frame{FrameRef: en.Frames[i]}
 		if f.Owner != 0 {
 			o := c.owner(f.Owner)
-			if o == nil {
-				if f.Owner.Incarnation() >= c.incarnation {
-					return nil, unknownOwner(f.Owner)
-				}
-				continue // of an earlier incarnation, without outcome: never committed (L7)
+			if o == nil && f.Owner.Incarnation() >= c.incarnation {
+				return nil, unknownOwner(f.Owner)
 			}
-			if st, _ := o.Status(); st == versionchain.Aborted {
+			if o == nil || o.Aborted() {
+				gone = append(gone, f.Run)
 				continue
 			}
 			f.out = o
 		}
-		fl.frames = append(fl.frames, f)
+		frames = append(frames, f)
 	}
-	if len(fl.frames) == 0 {
+	if len(frames)+len(gone) == 0 {
 		return nil, nil
 	}
-	return newList(fl.seq, fl.frames), nil
+	l := newList(en.Seq, frames)
+	l.gone = gone
+	return l, nil
 }

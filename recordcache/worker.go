@@ -176,6 +176,10 @@ func (c *Cache) seal(w *worker, e *tablespace.EditTx, t *Table, or *ownerRows, r
 		Image:  image,
 		Filter: append([]byte(nil), fr.Filter()...),
 	}
+	if first, last := rows[0].Key, rows[len(rows)-1].Key; len(first)+len(last) <= 128 {
+		b := append(append(make([]byte, 0, len(first)+len(last)), first...), last...)
+		f.First, f.Last = b[:len(first):len(first)], b[len(first):]
+	}
 	w.room.buf -= len(w.frame)
 	e.Refs(run.ID(), 1)
 	return f, nil

@@ -240,7 +240,7 @@ func (fl *frameList) mustRead(w *Writer, key []byte) bool {
 		if !hashed {
 			hash, hashed = base.Hash(key), true
 		}
-		if versionchain.FilterMayContain(f.Filter, hash) {
+		if f.holds(key, hash) {
 			return true
 		}
 	}
@@ -251,7 +251,7 @@ func (fl *frameList) mustRead(w *Writer, key []byte) bool {
 func (fl *frameList) mayHold(w *Writer, key []byte) bool {
 	hash := base.Hash(key)
 	for i := range fl.frames {
-		if !fl.skip(i, &w.Reader, hash, &best{}) {
+		if !fl.skip(i, &w.Reader, key, hash, &best{}) {
 			return true
 		}
 	}
@@ -282,9 +282,9 @@ func (p *proof) recheck(w *Writer) versionchain.Verdict {
 func (l *Leaf) ask(w *Writer, key []byte, value bool) error {
 	c := l.table.cache
 	list := l.list
-	c.acquire(list)
+	held := c.acquire(list)
 	l.mu.Unlock()
-	defer c.release(list)
+	defer held.release()
 	p := &w.proof
 	*p = proof{list: list, verdict: versionchain.Go, value: p.value[:0]}
 	hash := base.Hash(key)
@@ -292,11 +292,14 @@ func (l *Leaf) ask(w *Writer, key []byte, value bool) error {
 	decided := false
 	for i := range list.frames {
 		f := &list.frames[i]
-		if !versionchain.FilterMayContain(f.Filter, hash) {
+		if !f.holds(key, hash) || (f.out != nil && f.out.Aborted()) {
 			continue
 		}
 		bytes, err := c.space.ReadFrame(f.Addr, w.Scratch.frame[:0])
 		w.Scratch.frame = bytes
+		if err != nil && f.out != nil && f.out.Aborted() {
+			continue // its run went meanwhile, and it does not matter any more
+		}
 		if err != nil {
 			return err
 		}

@@ -19,8 +19,13 @@ func (iv Intervals) Contains(e base.Epoch) bool {
 }
 
 // Add returns the list with r added, as a new value; iv is not changed.
-// Intervals that r touches or covers are merged into it.
+// Intervals that r touches or covers are merged into it. Add must be called on
+// the newest value of a list only: values share memory, so that adding at the
+// end does not copy.
 func (iv Intervals) Add(r base.EpochRange) Intervals {
+	if n := len(iv); n == 0 || uint64(iv[n-1].To)+1 < uint64(r.From) {
+		return append(iv, r)
+	}
 	i := sort.Search(len(iv), func(i int) bool { return uint64(iv[i].To)+1 >= uint64(r.From) })
 	j := i
 	for j < len(iv) && uint64(iv[j].From) <= uint64(r.To)+1 {

@@ -26,7 +26,7 @@ func TestIntervalsAgainstSet(t *testing.T) {
 				dead[e] = true
 			}
 		}
-		for e := base.Epoch(0); e < 60; e++ {
+		for e := range base.Epoch(60) {
 			if iv.Contains(e) != dead[e] {
 				t.Fatalf("epoch %d: Contains=%v, want %v in %v", e, iv.Contains(e), dead[e], iv)
 			}

@@ -29,7 +29,7 @@ type Scavenger struct {
 
 	flag     atomic.Bool
 	episodes atomic.Uint64
-	scans    atomic.Uint64 // leaves visited
+	moved    atomic.Uint64 // steps that freed memory
 	setFlag  atomic.Pointer[func(bool)]
 	track    atomic.Pointer[func(base.TxnID, base.LSN, uint64)]
 	stretch  atomic.Pointer[func(base.TxnID) []base.Epoch]
@@ -166,6 +166,9 @@ func (s *Scavenger) episode(ctx context.Context, h *hand) {
 		if err != nil {
 			return
 		}
+		if moved {
+			s.moved.Add(1)
+		}
 		s.serve()
 		if moved {
 			idle = 0
@@ -269,6 +272,7 @@ func (s *Scavenger) Wait(ctx context.Context, need int) error {
 	poke(s.kick)
 	limit := time.NewTimer(waitLimit)
 	defer limit.Stop()
+	moved := s.moved.Load()
 	for {
 		select {
 		case <-w.ok:
@@ -277,6 +281,11 @@ func (s *Scavenger) Wait(ctx context.Context, need int) error {
 			s.forget(w)
 			return ctx.Err()
 		case <-limit.C:
+			if now := s.moved.Load(); now != moved {
+				moved = now
+				limit.Reset(waitLimit)
+				continue
+			}
 			s.forget(w)
 			select {
 			case <-w.ok:

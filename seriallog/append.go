@@ -162,6 +162,7 @@ func (l *Log) beginLocked(n, cost int) (*chunk, error) {
 	switch l.state {
 	case stateOpened:
 		return nil, errNotWriting
+	case stateWriting:
 	case stateClosing, stateClosed:
 		return nil, base.ErrClosed
 	}

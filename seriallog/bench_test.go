@@ -100,6 +100,7 @@ func BenchmarkSync(b *testing.B) {
 }
 
 func benchCommit(b *testing.B, l *Log, c *Commit, body []byte) {
+	b.Helper()
 	if err := l.Reserve(b.Context(), CommitCost(c, len(body))); err != nil {
 		b.Fatal(err)
 	}

@@ -1,8 +1,8 @@
 package seriallog
 
 import (
-	"container/list"
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -11,7 +11,7 @@ import (
 type credits struct {
 	mu      sync.Mutex
 	free    int64
-	waiters list.List    // of *claim, in order of arrival
+	waiters []*claim     // in order of arrival
 	waiting atomic.Int32 // length of waiters
 	err     error        // once set, all waiting ends
 }
@@ -31,13 +31,13 @@ func (c *credits) take(ctx context.Context, n int64, starve func()) error {
 		c.mu.Unlock()
 		return c.err
 	}
-	if c.waiters.Len() == 0 && c.free >= n {
+	if len(c.waiters) == 0 && c.free >= n {
 		c.free -= n
 		c.mu.Unlock()
 		return nil
 	}
 	w := &claim{n: n, granted: make(chan struct{})}
-	at := c.waiters.PushBack(w)
+	c.waiters = append(c.waiters, w)
 	c.waiting.Add(1)
 	c.mu.Unlock()
 	starve()
@@ -56,7 +56,8 @@ func (c *credits) take(ctx context.Context, n int64, starve func()) error {
 			c.grantLocked()
 		}
 	default:
-		c.waiters.Remove(at)
+		i := slices.Index(c.waiters, w)
+		c.waiters = slices.Delete(c.waiters, i, i+1)
 		c.waiting.Add(-1)
 		c.grantLocked() // those behind may fit where this one did not
 	}
@@ -73,12 +74,13 @@ func (c *credits) give(n int64) {
 
 // grantLocked serves the waiters at the head. REQUIRES: c.mu is held.
 func (c *credits) grantLocked() {
-	for at := c.waiters.Front(); at != nil; at = c.waiters.Front() {
-		w := at.Value.(*claim)
+	for len(c.waiters) > 0 {
+		w := c.waiters[0]
 		if c.err == nil && c.free < w.n {
 			return
 		}
-		c.waiters.Remove(at)
+		c.waiters[0] = nil
+		c.waiters = c.waiters[1:]
 		c.waiting.Add(-1)
 		if w.err = c.err; c.err == nil {
 			c.free -= w.n

@@ -14,6 +14,7 @@ var writeFormat = flag.Bool("write-format", false, "write testdata of the curren
 // writeOldFormat writes a log with one record of each type into dir. The file
 // is cut off behind the last block to keep testdata small.
 func writeOldFormat(t *testing.T, dir string) {
+	t.Helper()
 	fs := vfs.NewMem()
 	l, _ := open(t, fs, 1)
 	addGroup(t, l, 5, rows(1, 2, 20))

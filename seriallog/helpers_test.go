@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -18,31 +19,31 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const testDir = "/db/log"
 
 // open opens a log with small segments, replays all of it and begins writing.
-func open(t testing.TB, fs vfs.FS, inc uint32, edit ...func(*Options)) (*Log, []entry) {
-	t.Helper()
-	l := openOnly(t, fs, inc, edit...)
-	got := replay(t, l, 0)
+func open(tb testing.TB, fs vfs.FS, inc uint32, edit ...func(*Options)) (*Log, []entry) {
+	tb.Helper()
+	l := openOnly(tb, fs, inc, edit...)
+	got := replay(tb, l, 0)
 	if err := l.StartWriting(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return l, got
 }
 
-func openOnly(t testing.TB, fs vfs.FS, inc uint32, edit ...func(*Options)) *Log {
-	t.Helper()
+func openOnly(tb testing.TB, fs vfs.FS, inc uint32, edit ...func(*Options)) *Log {
+	tb.Helper()
 	o := Options{FS: fs, Dir: testDir, SegmentSize: 64 << 10, BufferSize: 256 << 10, Incarnation: inc}
 	for _, f := range edit {
 		f(&o)
 	}
 	if err := fs.MkdirAll("/db", 0o755); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := segment.SyncDir(fs, "/"); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	l, err := Open(o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return l
 }
@@ -53,11 +54,11 @@ type entry struct {
 	body string
 }
 
-func replay(t testing.TB, l *Log, from base.LSN) []entry {
-	t.Helper()
+func replay(tb testing.TB, l *Log, from base.LSN) []entry {
+	tb.Helper()
 	got, err := tryReplay(l, from)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return got
 }
@@ -72,43 +73,50 @@ func tryReplay(l *Log, from base.LSN) (got []entry, err error) {
 	return got, err
 }
 
-func closeLog(t testing.TB, l *Log) {
-	t.Helper()
+func closeLog(tb testing.TB, l *Log) {
+	tb.Helper()
 	if err := l.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
+	}
+}
+
+func closeFile(tb testing.TB, f io.Closer) {
+	tb.Helper()
+	if err := f.Close(); err != nil {
+		tb.Fatal(err)
 	}
 }
 
 // addGroup reserves and appends a group.
-func addGroup(t testing.TB, l *Log, txn base.TxnID, body []byte) base.LSN {
-	t.Helper()
+func addGroup(tb testing.TB, l *Log, txn base.TxnID, body []byte) base.LSN {
+	tb.Helper()
 	if err := l.Reserve(context.Background(), RecordOverhead()+len(body)); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	start, err := l.AppendGroup(txn, body)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return start
 }
 
 // addCommit reserves and appends a commit.
-func addCommit(t testing.TB, l *Log, c *Commit, body []byte) base.LSN {
-	t.Helper()
+func addCommit(tb testing.TB, l *Log, c *Commit, body []byte) base.LSN {
+	tb.Helper()
 	if err := l.Reserve(context.Background(), CommitCost(c, len(body))); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	end, err := l.AppendCommit(c, body)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return end
 }
 
-func mustSync(t testing.TB, l *Log, upto base.LSN) {
-	t.Helper()
+func mustSync(tb testing.TB, l *Log, upto base.LSN) {
+	tb.Helper()
 	if err := l.Sync(upto); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -126,13 +134,13 @@ func rows(seed, n, size int) []byte {
 }
 
 // idle fails the test if credits were lost or made.
-func idle(t testing.TB, l *Log) {
-	t.Helper()
-	mustSync(t, l, l.End())
+func idle(tb testing.TB, l *Log) {
+	tb.Helper()
+	mustSync(tb, l, l.End())
 	if n := l.Stats().BufferedBytes; n != 0 {
-		t.Errorf("%d bytes of credits are out when nothing is buffered", n)
+		tb.Errorf("%d bytes of credits are out when nothing is buffered", n)
 	}
 	if n := l.reserved.Load(); n != 0 {
-		t.Errorf("%d bytes reserved when nobody holds a reservation", n)
+		tb.Errorf("%d bytes reserved when nobody holds a reservation", n)
 	}
 }

@@ -107,8 +107,7 @@ func Open(o Options) (*Log, error) {
 	l := &Log{opts: o, size: o.SegmentSize}
 	l.wake.L, l.quiet.L = &l.mu, &l.mu
 	if err := l.scan(); err != nil {
-		l.closeFiles()
-		return nil, err
+		return nil, errors.Join(err, l.closeFiles())
 	}
 	l.maxRecord = int(min(
 		recordHeaderSize+maxMeta+maxBody,

@@ -91,7 +91,7 @@ func TestOpenRefusesBadOptions(t *testing.T) {
 	} {
 		if l, err := Open(o); err == nil {
 			t.Errorf("%s: accepted", name)
-			l.Close()
+			closeLog(t, l)
 		}
 	}
 }

@@ -15,42 +15,42 @@ import (
 )
 
 // cloneFS copies the log of fs into a new file system.
-func cloneFS(t testing.TB, fs vfs.FS) *vfs.MemFS {
-	t.Helper()
+func cloneFS(tb testing.TB, fs vfs.FS) *vfs.MemFS {
+	tb.Helper()
 	to := vfs.NewMem()
 	if err := to.MkdirAll(testDir, 0o755); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	names, err := fs.List(testDir)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for _, name := range names {
 		name = fs.PathJoin(testDir, name)
 		if err := vfs.CopyAcrossFS(fs, name, to, name); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	return to
 }
 
 // damage inverts n bytes of a segment.
-func damage(t testing.TB, fs vfs.FS, seg uint64, off int64, n int) {
-	t.Helper()
+func damage(tb testing.TB, fs vfs.FS, seg uint64, off int64, n int) {
+	tb.Helper()
 	f, err := fs.OpenReadWrite(fs.PathJoin(testDir, segment.Name(seg)), vfs.WriteCategoryUnspecified)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer f.Close()
+	defer closeFile(tb, f)
 	b := make([]byte, n)
 	if _, err := f.ReadAt(b, off); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for i := range b {
 		b[i] = ^b[i]
 	}
 	if _, err := f.WriteAt(b, off); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -196,8 +196,8 @@ func TestReplaySegmentsDetectsDamage(t *testing.T) {
 }
 
 // craft writes segment seq with one sealed block per payload, followed by raw.
-func craft(t testing.TB, fs vfs.FS, h segment.Header, raw []byte, payloads ...[]byte) {
-	t.Helper()
+func craft(tb testing.TB, fs vfs.FS, h segment.Header, raw []byte, payloads ...[]byte) {
+	tb.Helper()
 	h.Size = 64 << 10
 	b := make([]byte, segment.HeaderSize, h.Size)
 	segment.PutHeader(b, &h)
@@ -208,17 +208,17 @@ func craft(t testing.TB, fs vfs.FS, h segment.Header, raw []byte, payloads ...[]
 	}
 	b = append(b, raw...)
 	if err := fs.MkdirAll(testDir, 0o755); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	w, err := fs.Create(fs.PathJoin(testDir, segment.Name(h.Seq)), vfs.WriteCategoryUnspecified)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := w.Write(b[:h.Size]); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -298,7 +298,7 @@ func TestSegmentsOfDifferentSize(t *testing.T) {
 	if _, err := w.Write(b); err != nil {
 		t.Fatal(err)
 	}
-	w.Close()
+	closeFile(t, w)
 	if _, err := Open(Options{FS: fs, Dir: testDir}); !isCorruption(err) {
 		t.Errorf("opened: %v", err)
 	}
@@ -329,7 +329,7 @@ func FuzzReplay(f *testing.F) {
 			craft(t, fs, segment.Header{Seq: 1, Incarnation: 1}, raw)
 		}
 		l := openOnly(t, fs, 2)
-		defer l.Close()
+		defer closeLog(t, l)
 		first, err := tryReplay(l, 0)
 		if err != nil {
 			if !isCorruption(err) {

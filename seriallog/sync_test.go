@@ -28,6 +28,7 @@ func (c *counting) inject(op errorfs.Op) error {
 	case errorfs.OpFileSyncData:
 		c.syncs.Add(1)
 		time.Sleep(time.Duration(c.slow.Load()))
+	default:
 	}
 	if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && op.Kind != errorfs.OpFileClose {
 		if n, at := c.ops.Add(1), c.failAt.Load(); at > 0 && n >= at {
@@ -50,7 +51,7 @@ func TestOneDurableCommitIsOneWriteAndOneSync(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer closeFile(t, f)
 	writes, syncs := c.writes.Load(), c.syncs.Load()
 	for i := range 20 {
 		end := addCommit(t, l, &Commit{Txn: 1, TS: base.CommitTS(i)}, rows(1, 1, 10))

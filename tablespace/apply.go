@@ -3,7 +3,6 @@ package tablespace
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -133,6 +132,7 @@ func (s *Space) encode(b *pebble.Batch, ops []op) error {
 				a.val = appendEntry(a.val[:0], a.key, &p.en)
 				err = b.Set(a.key, a.val, nil)
 			}
+		case opAdd: // the frame is in its run, the map has nothing of it
 		case opRef:
 			o.run.applied.Add(int64(o.delta))
 			if !o.run.touched {
@@ -214,7 +214,7 @@ func (s *Space) pace(size int) error {
 		select {
 		case <-s.p.ch:
 			return s.p.get()
-		case <-time.After(5 * time.Millisecond):
+		case <-s.compacted:
 		}
 	}
 	ch, err := s.db.AsyncFlush()

@@ -248,6 +248,7 @@ func TestFailureAtEveryWrite(t *testing.T) {
 
 // failAt runs a short life in which write n fails; it reports whether one did.
 func failAt(t *testing.T, n int32) bool {
+	t.Helper()
 	mem := vfs.NewCrashableMem()
 	var left atomic.Int32
 	left.Store(1 << 30)
@@ -257,6 +258,7 @@ func failAt(t *testing.T, n int32) bool {
 			if left.Add(-1) < 0 {
 				return errorfs.ErrInjected
 			}
+		default: // only writing and syncing fail
 		}
 		return nil
 	})
@@ -292,7 +294,7 @@ func failAt(t *testing.T, n int32) bool {
 		t.Errorf("write %d: failure reported %d times (%v)", n, failures.Load(), err)
 	}
 	s2 := mustOpen(t, smallOptions(mem.CrashClone(vfs.CrashCloneCfg{}), 2))
-	defer s2.Close()
+	defer mustClose(t, s2)
 	if err := s2.Verify(context.Background()); err != nil {
 		t.Errorf("write %d: %v", n, err)
 	}

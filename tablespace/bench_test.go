@@ -13,6 +13,7 @@ import (
 )
 
 func benchSpace(b *testing.B) *Space {
+	b.Helper()
 	s := mustOpen(b, Options{FS: vfs.Default, Dir: b.TempDir(), Incarnation: 1, BufferSize: 16 << 20})
 	endRecovery(b, s)
 	b.Cleanup(func() { _ = s.Close() })
@@ -23,6 +24,7 @@ func benchKey(i uint64) []byte { return binary.BigEndian.AppendUint64(nil, i*72)
 
 // fillMap lists n contiguous leaves of one frame each.
 func fillMap(b *testing.B, s *Space, n int) {
+	b.Helper()
 	ctx := context.Background()
 	filter := make([]byte, 90)
 	for i := range n {
@@ -116,7 +118,7 @@ func BenchmarkLookupPending(b *testing.B) {
 	}
 	// Read-only, nothing leaves the overlay.
 	s = mustOpen(b, Options{FS: s.o.FS, Dir: "d", Incarnation: 2, ReadOnly: true})
-	defer s.Close()
+	defer mustClose(b, s)
 	const n = 1000
 	for i := range uint64(n) {
 		edit(b, s, func(e *EditTx) { e.Put(1, Entry{Low: benchKey(i), High: benchKey(i + 1)}) })

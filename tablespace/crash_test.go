@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"testing"
 
@@ -36,9 +37,7 @@ func (l *crashLife) step() {
 	t, s := l.t, l.s
 	now := map[string]crashEntry{}
 	if n := len(l.states); n > 0 {
-		for k, v := range l.states[n-1] {
-			now[k] = v
-		}
+		maps.Copy(now, l.states[n-1])
 	}
 	r, owner := l.shared, base.TxnID(0)
 	if l.rng.IntN(3) == 0 {
@@ -245,7 +244,7 @@ func TestLoaded(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = mustOpen(t, smallOptions(fs, 2))
-	defer s.Close()
+	defer mustClose(t, s)
 	got := fmt.Sprintf("%v %v", s.Loaded().Tables, s.Loaded().Outcomes)
 	if want := "[{2 two []}] [{t0.5 50 [[1,3]] [4294967296]} {t0.7 70 [] []}]"; got != want {
 		t.Errorf("%s, want %s", got, want)
@@ -257,7 +256,7 @@ func TestLoaded(t *testing.T) {
 func TestCrashLosesOwnedFrames(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	s := mustOpen(t, smallOptions(fs, 1))
-	defer s.Close()
+	defer mustClose(t, s)
 	endRecovery(t, s)
 	lost, _ := s.NewRun(8)
 	cut, _ := s.NewRun(9)
@@ -271,7 +270,7 @@ func TestCrashLosesOwnedFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	s2 := mustOpen(t, smallOptions(fs.CrashClone(vfs.CrashCloneCfg{}), 2))
-	defer s2.Close()
+	defer mustClose(t, s2)
 	endRecovery(t, s2)
 	for key, want := range map[string]string{"a": "gone", "b": "read", "c": "corrupt"} {
 		en, ok, _, _, err := s2.Lookup(1, []byte(key))

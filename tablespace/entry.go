@@ -16,6 +16,8 @@ type FrameRef struct {
 	Rows   uint32
 	Image  bool
 	Filter []byte // immutable; empty: may contain anything
+	// First and Last bound the keys in it, both included; nil: not known.
+	First, Last []byte
 }
 
 // Entry is one leaf in the map: its fences and its frames. Frames and the byte
@@ -42,7 +44,7 @@ func (en *Entry) Held(i int) *Run {
 // An entry in Pebble: the key is 'm', the table (4, big-endian), Low; the value
 //
 //	| version 1 | flags 1 | seq v | high: length v, bytes | frames: count v, … | crc 4 |
-//	frame: | flags 1 | run v | off v | len v | owner v | newest v | leave v | rows v | filter: length v, bytes |
+//	frame: | flags 1 | run v | off v | len v | owner v | newest v | leave v | rows v | filter, first, last: length v, bytes |
 //
 // v is a varint; the crc32c covers key and value.
 const (
@@ -50,7 +52,7 @@ const (
 	entryOpenHigh = 1 << 0 // High is nil
 	frameImage    = 1 << 0
 	// frameRefMin is the least size of an encoded frame: a bound for counts.
-	frameRefMin = 9
+	frameRefMin = 11
 )
 
 func entryKey(dst []byte, table base.TableID, low []byte) []byte {
@@ -86,6 +88,8 @@ func appendEntry(dst, key []byte, en *Entry) []byte {
 		dst = binary.AppendUvarint(dst, uint64(f.Leave))
 		dst = binary.AppendUvarint(dst, uint64(f.Rows))
 		dst = appendBytes(dst, f.Filter)
+		dst = appendBytes(dst, f.First)
+		dst = appendBytes(dst, f.Last)
 	}
 	return appendRowCRC(dst, n, key)
 }
@@ -118,11 +122,21 @@ func decodeEntry(key, value []byte) (Entry, error) {
 		f.Leave = base.Leave(d.uint(32))
 		f.Rows = uint32(d.uint(32))
 		f.Filter = d.bytes()
+		f.First = known(d.bytes())
+		f.Last = known(d.bytes())
 	}
 	if err := d.close(); err != nil {
 		return Entry{}, err
 	}
 	return en, nil
+}
+
+// known turns an empty bound into none: no key is empty.
+func known(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
 }
 
 // rowCRC is the checksum of a row in Pebble.

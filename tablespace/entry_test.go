@@ -73,8 +73,7 @@ func FuzzDecodeEntry(f *testing.F) {
 		_, _ = decodeEntry(key, val)
 		en, err := decodeEntry(key, withCRC(key, val))
 		if err != nil {
-			var ce *base.CorruptionError
-			if !errors.As(err, &ce) {
+			if _, ok := errors.AsType[*base.CorruptionError](err); !ok {
 				t.Fatalf("%v is no corruption", err)
 			}
 			return

@@ -44,8 +44,8 @@ func (s *Space) markReady(r *Run) {
 // kickFlusher makes the flusher look again.
 func (s *Space) kickFlusher() {
 	s.bufMu.Lock() // or the signal could fall between its look and its sleep
-	s.bufMu.Unlock()
 	s.bufCond.Signal()
+	s.bufMu.Unlock()
 }
 
 // flushLoop is the flusher goroutine: it computes checksums and writes, so that

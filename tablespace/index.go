@@ -34,7 +34,7 @@ const (
 	indexBlockEntries = 512
 )
 
-func appendIndexBlock(dst []byte, run base.RunID, prev uint64, off uint64, entries []IndexEntry) []byte {
+func appendIndexBlock(dst []byte, run base.RunID, prev, off uint64, entries []IndexEntry) []byte {
 	n := len(dst)
 	le := binary.LittleEndian
 	dst = le.AppendUint32(dst, 0)

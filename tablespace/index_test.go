@@ -49,7 +49,7 @@ func TestWalkIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = mustOpen(t, smallOptions(fs, 2))
-	defer s.Close()
+	defer mustClose(t, s)
 	check(s, tail, want)
 	for i, tl := range tails {
 		check(s, tl, want[:i*400+1])

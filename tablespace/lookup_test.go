@@ -76,8 +76,12 @@ func TestLookup(t *testing.T) {
 				key    string
 				want   string
 			}{
-				{2, false, "a", "entry  x"}, {2, true, "", "hole x ∞"}, {2, true, "x", "entry  x"},
-				{3, false, "a", "hole ∞ ∞"}, {3, true, "", "hole ∞ ∞"}, {1<<32 - 1, true, "", "hole ∞ ∞"},
+				{2, false, "a", "entry  x"},
+				{2, true, "", "hole x ∞"},
+				{2, true, "x", "entry  x"},
+				{3, false, "a", "hole ∞ ∞"},
+				{3, true, "", "hole ∞ ∞"},
+				{1<<32 - 1, true, "", "hole ∞ ∞"},
 			} {
 				if got := lookup(t, s, c.table, c.key, c.before); got != c.want {
 					t.Errorf("table %d %q before=%t: %s, want %s", c.table, c.key, c.before, got, c.want)
@@ -89,7 +93,8 @@ func TestLookup(t *testing.T) {
 
 // holdApplier keeps edits in the overlay until the test ends or the returned
 // function is called: the next edit that needs a sync waits in SyncLog.
-func (s *Space) holdApplier(t testing.TB) (release func()) {
+func (s *Space) holdApplier(tb testing.TB) (release func()) {
+	tb.Helper()
 	gate := make(chan struct{})
 	entered := make(chan struct{})
 	var once, open sync.Once
@@ -98,10 +103,10 @@ func (s *Space) holdApplier(t testing.TB) (release func()) {
 		<-gate
 		return nil
 	}
-	edit(t, s, func(e *EditTx) { e.NeedSync() })
+	edit(tb, s, func(e *EditTx) { e.NeedSync() })
 	<-entered
 	release = func() { open.Do(func() { close(gate) }) }
-	t.Cleanup(release)
+	tb.Cleanup(release)
 	return release
 }
 

@@ -73,7 +73,7 @@ func (f *mapFS) opened(name string, file vfs.File, err error) (vfs.File, error) 
 // Create implements vfs.FS.
 func (f *mapFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if f.p.get() != nil {
-		time.Sleep(retryPause)
+		time.Sleep(retryPause) //nolint:forbidigo // Pebble calls, with no context and nothing to wait for
 	}
 	file, err := f.FS.Create(name, c)
 	return f.opened(name, file, err)

@@ -71,6 +71,14 @@ func (r *Run) doom() error {
 		return nil // another was faster
 	}
 	r.s.markClean(r) // what it holds is not written any more
+	// The room that it takes in the buffer is given back now: a holder of the run
+	// may be the one who waits for room.
+	var charged int64
+	for _, c := range r.chunks {
+		charged += c.charged
+		c.charged = 0
+	}
+	r.s.bytes.release(charged)
 	exists := r.written.Load() > 0 || r.file != nil
 	if exists {
 		// Readers need it open; who cannot open it could not read it either.

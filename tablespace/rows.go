@@ -151,11 +151,17 @@ type rowDecoder struct {
 	err error
 }
 
-func (d *rowDecoder) corrupt(why string) error {
+// fail notes a fault; close returns it.
+func (d *rowDecoder) fail(why string) {
 	if d.err == nil {
 		d.err = &base.CorruptionError{File: mapDirName, Why: fmt.Sprintf("row %q: %s", d.key, why)}
 	}
 	d.b = nil
+}
+
+// corrupt is fail for whoever gives up at once.
+func (d *rowDecoder) corrupt(why string) error {
+	d.fail(why)
 	return d.err
 }
 
@@ -163,15 +169,15 @@ func (d *rowDecoder) corrupt(why string) error {
 func (d *rowDecoder) open(value []byte, version byte) {
 	n := len(value) - 4
 	if n < 1 {
-		d.corrupt("cut short")
+		d.fail("cut short")
 		return
 	}
 	if binary.LittleEndian.Uint32(value[n:]) != rowCRC(d.key, value[:n]) {
-		d.corrupt("checksum")
+		d.fail("checksum")
 		return
 	}
 	if value[0] != version {
-		d.corrupt("unknown version")
+		d.fail("unknown version")
 		return
 	}
 	d.b = value[1:n:n]
@@ -179,7 +185,7 @@ func (d *rowDecoder) open(value []byte, version byte) {
 
 func (d *rowDecoder) byte() byte {
 	if len(d.b) == 0 {
-		d.corrupt("ends early")
+		d.fail("ends early")
 		return 0
 	}
 	c := d.b[0]
@@ -191,7 +197,7 @@ func (d *rowDecoder) byte() byte {
 func (d *rowDecoder) uint(bits int) uint64 {
 	v, n := binary.Uvarint(d.b)
 	if n <= 0 || bits < 64 && v>>bits != 0 {
-		d.corrupt("bad number")
+		d.fail("bad number")
 		return 0
 	}
 	d.b = d.b[n:]
@@ -202,7 +208,7 @@ func (d *rowDecoder) uint(bits int) uint64 {
 func (d *rowDecoder) count(size int) int {
 	n := d.uint(64)
 	if n > uint64(len(d.b)/size) {
-		d.corrupt("bad count")
+		d.fail("bad count")
 		return 0
 	}
 	return int(n)
@@ -211,7 +217,7 @@ func (d *rowDecoder) count(size int) int {
 func (d *rowDecoder) bytes() []byte {
 	n := d.uint(64)
 	if n > uint64(len(d.b)) {
-		d.corrupt("bad length")
+		d.fail("bad length")
 		return nil
 	}
 	b := d.b[:n:n]
@@ -221,7 +227,7 @@ func (d *rowDecoder) bytes() []byte {
 
 func (d *rowDecoder) close() error {
 	if d.err == nil && len(d.b) != 0 {
-		d.corrupt("trailing bytes")
+		d.fail("trailing bytes")
 	}
 	return d.err
 }

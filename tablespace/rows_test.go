@@ -12,7 +12,7 @@ import (
 func sampleRows() map[string][]byte {
 	o := Outcome{Txn: 7, TS: 9, Dead: []base.EpochRange{{From: 1, To: 2}, {From: 5, To: 1<<32 - 1}}, Runs: []base.RunID{3, 1 << 40}}
 	rows := map[string][]byte{}
-	add := func(key []byte, val []byte) { rows[string(key)] = val }
+	add := func(key, val []byte) { rows[string(key)] = val }
 	k := key8(keyOutcome, 7)
 	add(k, appendOutcome(nil, k, &o))
 	k = tableKey(3)

@@ -106,7 +106,7 @@ func TestRunSyncSurvivesCrash(t *testing.T) {
 func TestReadFrameCorruption(t *testing.T) {
 	fs := vfs.NewMem()
 	s := mustOpen(t, smallOptions(fs, 1))
-	defer s.Close()
+	defer mustClose(t, s)
 	r, _ := s.NewRun(0)
 	ref := addFrame(t, s, r, 500, 'a', "a", "b")
 	other := addFrame(t, s, r, 500, 'a', "b", "c")

@@ -77,6 +77,8 @@ type Space struct {
 	db     *pebble.DB
 	loaded Loaded
 
+	compacted chan struct{} // Pebble finished a compaction; holds one signal
+
 	regMu  sync.RWMutex // guards runs; short
 	runs   map[base.RunID]*Run
 	runSeq atomic.Uint64
@@ -111,6 +113,7 @@ type Space struct {
 func Open(o Options) (*Space, error) {
 	o.setDefaults()
 	s := &Space{o: o, runs: map[base.RunID]*Run{}, dirty: map[*Run]struct{}{}, pool: newChunkPool(o.BufferSize)}
+	s.compacted = make(chan struct{}, 1)
 	s.p.ch = make(chan struct{})
 	s.p.onFailure = o.OnFailure
 	s.p.hooks = []func(error){s.bytes.fail, s.room.fail, s.wakeAll}
@@ -199,7 +202,13 @@ func (s *Space) openMap() error {
 		EventListener:               &pebble.EventListener{},
 	}
 	po.EventListener.DataCorruption = func(pebble.DataCorruptionInfo) {} // the reader gets the error
-	po.Experimental.ReadSamplingMultiplier = -1                          // reads start no compactions
+	po.EventListener.CompactionEnd = func(pebble.CompactionInfo) {
+		select {
+		case s.compacted <- struct{}{}:
+		default:
+		}
+	}
+	po.Experimental.ReadSamplingMultiplier = -1 // reads start no compactions
 	po.Experimental.FileCacheShards = 2
 	for i := range po.Levels {
 		po.Levels[i].IndexBlockSize = 64 << 10 // one level of index per table: a block read less per lookup

@@ -42,45 +42,52 @@ func smallOptions(fs vfs.FS, incarnation uint32) Options {
 	}
 }
 
-func mustOpen(t testing.TB, o Options) *Space {
-	t.Helper()
+func mustOpen(tb testing.TB, o Options) *Space {
+	tb.Helper()
 	s, err := Open(o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
 
+func mustClose(tb testing.TB, s *Space) {
+	tb.Helper()
+	if err := s.Close(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
 // openFresh opens an empty space in memory that is closed and checked at the end.
-func openFresh(t testing.TB) *Space {
-	t.Helper()
-	s := mustOpen(t, smallOptions(vfs.NewMem(), 1))
-	endRecovery(t, s)
-	t.Cleanup(func() {
+func openFresh(tb testing.TB) *Space {
+	tb.Helper()
+	s := mustOpen(tb, smallOptions(vfs.NewMem(), 1))
+	endRecovery(tb, s)
+	tb.Cleanup(func() {
 		if err := s.Verify(context.Background()); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 		if err := s.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return s
 }
 
 // edit makes one edit.
-func edit(t testing.TB, s *Space, fn func(e *EditTx)) base.EditSeq {
-	t.Helper()
+func edit(tb testing.TB, s *Space, fn func(e *EditTx)) base.EditSeq {
+	tb.Helper()
 	if err := s.ReserveEdits(context.Background(), 1); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	e := s.BeginEdit()
 	fn(e)
 	return e.End()
 }
 
-func endRecovery(t testing.TB, s *Space) {
-	t.Helper()
-	edit(t, s, (*EditTx).EndRecovery)
+func endRecovery(tb testing.TB, s *Space) {
+	tb.Helper()
+	edit(tb, s, (*EditTx).EndRecovery)
 }
 
 // testFrame returns bytes that pass for a frame of n bytes.
@@ -98,14 +105,14 @@ func sameFrame(got []byte, n int, fill byte) bool {
 }
 
 // addFrame adds one frame as an edit of its own, listed at low up to high.
-func addFrame(t testing.TB, s *Space, r *Run, n int, fill byte, low, high string) FrameRef {
-	t.Helper()
+func addFrame(tb testing.TB, s *Space, r *Run, n int, fill byte, low, high string) FrameRef {
+	tb.Helper()
 	f := testFrame(n, fill)
 	if err := s.ReserveBuffer(context.Background(), len(f)); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var ref FrameRef
-	edit(t, s, func(e *EditTx) {
+	edit(tb, s, func(e *EditTx) {
 		ref = FrameRef{Addr: e.AddFrame(r, f, 1, r.Owner()), Owner: r.Owner(), Rows: 1}
 		e.Put(1, Entry{Low: []byte(low), High: highOf(high), Frames: []FrameRef{ref}})
 		e.Refs(r.ID(), 1)
@@ -129,8 +136,8 @@ func show(b []byte) string {
 }
 
 // lookup formats what Lookup or LookupBefore finds.
-func lookup(t testing.TB, s *Space, table base.TableID, key string, before bool) string {
-	t.Helper()
+func lookup(tb testing.TB, s *Space, table base.TableID, key string, before bool) string {
+	tb.Helper()
 	fn := s.Lookup
 	if before {
 		fn = s.LookupBefore
@@ -139,14 +146,15 @@ func lookup(t testing.TB, s *Space, table base.TableID, key string, before bool)
 	if before && key == "" {
 		k = nil
 	}
-	return describe(t, s)(fn(table, k))
+	return describe(tb, s)(fn(table, k))
 }
 
-func describe(t testing.TB, s *Space) func(Entry, bool, []byte, []byte, error) string {
+func describe(tb testing.TB, s *Space) func(Entry, bool, []byte, []byte, error) string {
+	tb.Helper()
 	return func(en Entry, ok bool, lo, hi []byte, err error) string {
-		t.Helper()
+		tb.Helper()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if !ok {
 			return fmt.Sprintf("hole %s %s", show(lo), show(hi))
@@ -212,9 +220,9 @@ func TestNumbersDoNotRepeat(t *testing.T) {
 	r, _ := s.NewRun(0)
 	last := edit(t, s, func(*EditTx) {})
 	crashed := fs.CrashClone(vfs.CrashCloneCfg{})
-	s.Close()
+	mustClose(t, s)
 	s = mustOpen(t, smallOptions(crashed, 2))
-	defer s.Close()
+	defer mustClose(t, s)
 	r2, _ := s.NewRun(0)
 	if next := edit(t, s, func(*EditTx) {}); next <= last {
 		t.Errorf("edit %d after %d", next, last)
@@ -259,18 +267,18 @@ func TestReadOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = mustOpen(t, smallOptions(fs, 3))
-	defer s.Close()
+	defer mustClose(t, s)
 	if got := lookup(t, s, 1, "n", false); got != "hole m ∞" {
 		t.Errorf("after read-only: %s", got)
 	}
 }
 
 // eventually waits for cond.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, cond func() bool) {
+	tb.Helper()
 	for end := time.Now().Add(10 * time.Second); !cond(); {
 		if time.Now().After(end) {
-			t.Fatalf("%s: not within 10 s", what)
+			tb.Fatalf("%s: not within 10 s", what)
 		}
 		time.Sleep(time.Millisecond)
 	}

@@ -58,11 +58,19 @@ type Cursor struct {
 	key     []byte // position, a copy
 	err     error
 	closed  bool
+	index   int // in tx.cursors
 }
 
 // Cursor returns a cursor over r, not yet positioned. Close it.
 func (tx *Tx) Cursor(t *recordcache.Table, r Range) *Cursor {
-	return &Cursor{tx: tx, t: t, from: bytes.Clone(r.From), to: bytes.Clone(r.To)}
+	c := &Cursor{tx: tx, t: t, from: bytes.Clone(r.From), to: bytes.Clone(r.To)}
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.ended == nil {
+		c.index = len(tx.cursors)
+		tx.cursors = append(tx.cursors, c)
+	}
+	return c
 }
 
 // First moves to the first row and reports whether there is one.
@@ -186,6 +194,13 @@ func (c *Cursor) Err() error { return c.err }
 func (c *Cursor) Close() error {
 	c.tx.mu.Lock()
 	defer c.tx.mu.Unlock()
+	if open := c.tx.cursors; c.index < len(open) && open[c.index] == c {
+		last := len(open) - 1
+		open[c.index] = open[last]
+		open[c.index].index = c.index
+		open[last] = nil
+		c.tx.cursors = open[:last]
+	}
 	c.valid, c.closed = false, true
 	c.it.Close()
 	return nil

@@ -51,18 +51,27 @@ func (tx *Tx) commit() error {
 			return err
 		}
 	}
-	if len(tx.redo) > m.Log.MaxBody() {
+	if len(tx.redo)+commitRoom > m.Log.MaxBody() {
 		if err := tx.flushRedo(); err != nil {
 			tx.abandon()
 			return err
 		}
 	}
+	spilled, err := tx.spillDead()
+	if err != nil {
+		tx.abandon()
+		return err
+	}
 	out.Prepare(false)
 	c := &seriallog.Commit{Txn: out.ID, NoSync: tx.noSync, Dead: out.Dead()}
+	if spilled {
+		c.Dead = []base.EpochRange{deadSpilled}
+	}
 	temp := m.Backlog.Lookup(out.ID)
 	if temp != nil {
 		tails, err := temp.Seal()
 		if err != nil {
+			tx.abandon()
 			return m.poisoned(err)
 		}
 		c.Runs = tails
@@ -72,6 +81,7 @@ func (tx *Tx) commit() error {
 	tx.trackMu.Unlock()
 	p := &pending{out: out, durable: !tx.noSync}
 	if err := tx.record(c, p); err != nil {
+		tx.abandon() // nothing was appended: it never happened
 		return m.poisoned(err)
 	}
 	if err := m.commit.finish(p, m.Log, &m.snaps.snapshots); err != nil {
@@ -87,6 +97,9 @@ func (tx *Tx) commit() error {
 	}
 	return nil
 }
+
+// commitRoom is what a commit record may need beside its rows.
+const commitRoom = 16 << 10
 
 // record appends the commit record and, if frames carry the owner's name, puts
 // the outcome row into the edit queue before anyone can publish: a checkpoint
@@ -120,14 +133,17 @@ func (tx *Tx) record(c *seriallog.Commit, p *pending) error {
 			runs[i] = c.Runs[i].Run
 		}
 		e := m.Space.BeginEdit()
-		e.PutOutcome(c.Txn, ts, c.Dead, runs)
+		e.PutOutcome(c.Txn, ts, tx.out.Dead(), runs)
 		e.NeedSync()
 		e.End()
-		m.Cache.AddOwner(tx.out)
+		m.Cache.AddOwner(tx.out, runs)
 		return end, nil
 	})
 	if err != nil {
 		m.Log.Unreserve(cost)
+		if framed {
+			m.Space.UnreserveEdits(1)
+		}
 	}
 	return err
 }
@@ -207,6 +223,10 @@ func (tx *Tx) abandon() {
 // release lets go of everything but the outcome. REQUIRES: tx.mu is held.
 func (tx *Tx) release() {
 	tx.uncharge()
+	for _, c := range tx.cursors {
+		c.it.Close()
+	}
+	tx.cursors = nil
 	for _, t := range tx.tables {
 		t.Writers.Add(-1)
 	}

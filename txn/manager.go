@@ -247,6 +247,13 @@ func (m *Manager) retire(out *versionchain.Outcome, temp bool) {
 	m.mu.Unlock()
 }
 
+// Retired returns how many decided transactions wait for a checkpoint.
+func (m *Manager) Retired() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.retired)
+}
+
 // TakeRetired returns the transactions that a walk over all leaves, begun after
 // the call, makes forgettable; Forget forgets them.
 func (m *Manager) TakeRetired() (list []retired) {
@@ -261,6 +268,17 @@ func (m *Manager) Forget(list []retired) {
 	for _, r := range list {
 		m.Reg.Remove(r.out.ID)
 	}
+}
+
+// HoldSegments takes over pins of log segments that are needed until a checkpoint
+// reaches pos.
+func (m *Manager) HoldSegments(pos base.LSN, segs []uint64) {
+	if len(segs) == 0 {
+		return
+	}
+	m.mu.Lock()
+	m.pins = append(m.pins, segmentPins{end: pos, segs: segs})
+	m.mu.Unlock()
 }
 
 // Checkpointed lets go of the log segments of transactions whose commit records

@@ -1,6 +1,7 @@
 package txn
 
 import (
+	"bytes"
 	"context"
 
 	"github.com/sakerdb/saker/backlog"
@@ -69,28 +70,29 @@ func (m *Manager) sweepOne(s *sweep) {
 		}
 	}()
 	if err := m.Cache.Settle(ctx, m.snaps.horizon()); err != nil {
-		m.retire(s.out, false)
-		return
+		return // the owner stays known to be aborted
 	}
+	swept := true
 	if s.temp != nil {
 		for _, rt := range s.temp.Tails() {
-			if m.stopping() {
-				break
-			}
-			m.sweepRun(ctx, rt.Run, rt.Tail)
+			swept = swept && m.sweepRun(ctx, rt.Run, rt.Tail) == nil
 		}
 	}
 	m.drop(s)
-	m.retire(s.out, false)
+	if swept && !m.stopping() {
+		m.retire(s.out, false)
+	}
+	// Otherwise the map may still name the owner: it stays known to be aborted
+	// until the store closes.
 }
 
-func (m *Manager) sweepRun(ctx context.Context, run base.RunID, tail uint64) {
+func (m *Manager) sweepRun(ctx context.Context, run base.RunID, tail uint64) error {
 	if !m.Space.Acquire(run) {
-		return
+		return nil
 	}
 	defer m.Space.Release(run)
 	var buf []byte
-	_ = m.Space.WalkIndex(run, tail, func(e tablespace.IndexEntry) (bool, error) {
+	return m.Space.WalkIndex(run, tail, func(e tablespace.IndexEntry) (bool, error) {
 		t := m.Cache.Table(e.Table)
 		if t == nil {
 			return !m.stopping(), nil
@@ -104,9 +106,10 @@ func (m *Manager) sweepRun(ctx context.Context, run base.RunID, tail uint64) {
 		if err != nil {
 			return false, err
 		}
-		low := fr.Meta().Low
+		meta := fr.Meta()
+		low, high := bytes.Clone(meta.Low), bytes.Clone(meta.High)
 		for {
-			err := m.Cache.DropFrames(ctx, t, low)
+			err := m.Cache.DropFrames(ctx, t, low, high)
 			if recordcache.IsNoMemory(err) {
 				err = m.Scav.Wait(ctx, 1024)
 				if err == nil {

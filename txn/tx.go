@@ -100,6 +100,8 @@ type Tx struct {
 	segs    []uint64
 	first   base.LSN
 	tables  []*recordcache.Table // written, each once
+
+	cursors []*Cursor // open
 }
 
 // ref is one write of a small transaction.

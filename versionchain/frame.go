@@ -2,6 +2,7 @@ package versionchain
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 
@@ -174,9 +175,10 @@ func CheckFrame(frame []byte, run base.RunID, off uint64) error {
 	if err == nil {
 		return nil
 	}
-	ce := err.(*base.CorruptionError)
-	ce.File, ce.Offset = fmt.Sprintf("run %d", uint64(run)), int64(off)
-	return ce
+	if ce, ok := errors.AsType[*base.CorruptionError](err); ok {
+		ce.File, ce.Offset = fmt.Sprintf("run %d", uint64(run)), int64(off)
+	}
+	return err
 }
 
 // FrameLen returns the length of the frame that begins with b, of which the

@@ -23,35 +23,44 @@ func benchRows(varied bool) []Row {
 	return rows
 }
 
-func eachShape(b *testing.B, fn func(b *testing.B, m *FrameMeta, rows []Row)) {
+// shape is a kind of frame to measure.
+type shape struct {
+	name string
+	meta FrameMeta
+	rows []Row
+}
+
+func shapes() []shape {
+	var all []shape
 	for _, varied := range []bool{false, true} {
-		name := "uniform"
+		s := shape{name: "uniform", rows: benchRows(varied)}
 		if varied {
-			name = "varied"
+			s.name = "varied"
 		}
-		b.Run(name, func(b *testing.B) {
-			rows := benchRows(varied)
-			m := &FrameMeta{Table: 1, Low: rows[0].Key, High: rows[len(rows)-1].Key}
-			b.ReportAllocs()
-			fn(b, m, rows)
-		})
+		s.meta = FrameMeta{Table: 1, Low: s.rows[0].Key, High: s.rows[len(s.rows)-1].Key}
+		all = append(all, s)
 	}
+	return all
 }
 
 func perRow(b *testing.B, n int) {
+	b.Helper()
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/row")
 }
 
 func BenchmarkAppendFrame(b *testing.B) {
-	eachShape(b, func(b *testing.B, m *FrameMeta, rows []Row) {
-		buf := make([]byte, 0, FrameSizeBound(m, rows))
-		n := 0
-		for b.Loop() {
-			n = len(AppendFrame(buf, m, rows))
-		}
-		b.SetBytes(int64(n))
-		perRow(b, len(rows))
-	})
+	for _, s := range shapes() {
+		b.Run(s.name, func(b *testing.B) {
+			b.ReportAllocs()
+			buf := make([]byte, 0, FrameSizeBound(&s.meta, s.rows))
+			n := 0
+			for b.Loop() {
+				n = len(AppendFrame(buf, &s.meta, s.rows))
+			}
+			b.SetBytes(int64(n))
+			perRow(b, len(s.rows))
+		})
+	}
 }
 
 func BenchmarkSealFrame(b *testing.B) {
@@ -67,30 +76,36 @@ func BenchmarkSealFrame(b *testing.B) {
 }
 
 func BenchmarkParseFrame(b *testing.B) {
-	eachShape(b, func(b *testing.B, m *FrameMeta, rows []Row) {
-		frame := AppendFrame(nil, m, rows)
-		for b.Loop() {
-			if _, err := ParseFrame(frame); err != nil {
-				b.Fatal(err)
+	for _, s := range shapes() {
+		b.Run(s.name, func(b *testing.B) {
+			b.ReportAllocs()
+			frame := AppendFrame(nil, &s.meta, s.rows)
+			for b.Loop() {
+				if _, err := ParseFrame(frame); err != nil {
+					b.Fatal(err)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func BenchmarkFrameRow(b *testing.B) {
-	eachShape(b, func(b *testing.B, m *FrameMeta, rows []Row) {
-		f := mustParse(b, AppendFrame(nil, m, rows))
-		var r Row
-		total := 0
-		for b.Loop() {
-			for i := range f.Len() {
-				f.Row(i, &r)
-				total += len(r.Value)
+	for _, s := range shapes() {
+		b.Run(s.name, func(b *testing.B) {
+			b.ReportAllocs()
+			f := mustParse(b, AppendFrame(nil, &s.meta, s.rows))
+			var r Row
+			total := 0
+			for b.Loop() {
+				for i := range f.Len() {
+					f.Row(i, &r)
+					total += len(r.Value)
+				}
 			}
-		}
-		_ = total
-		perRow(b, len(rows))
-	})
+			_ = total
+			perRow(b, len(s.rows))
+		})
+	}
 }
 
 func BenchmarkFrameSearch(b *testing.B) {

@@ -6,8 +6,9 @@ import (
 	"sort"
 	"testing"
 
-	"github.com/sakerdb/saker/internal/base"
 	"pgregory.net/rapid"
+
+	"github.com/sakerdb/saker/internal/base"
 )
 
 // TestFrameProperty compares frames of random rows with the rows.

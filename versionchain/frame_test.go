@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/sakerdb/saker/internal/base"
 )
 
@@ -25,11 +26,11 @@ func seqRows(first uint64, n, valueLen int) []Row {
 	return rows
 }
 
-func mustParse(t testing.TB, b []byte) Frame {
-	t.Helper()
+func mustParse(tb testing.TB, b []byte) Frame {
+	tb.Helper()
 	f, err := ParseFrame(b)
 	if err != nil {
-		t.Fatalf("ParseFrame: %v", err)
+		tb.Fatalf("ParseFrame: %v", err)
 	}
 	return f
 }
@@ -43,10 +44,10 @@ func rowsOf(f *Frame) []Row {
 }
 
 // checkFrame checks that f holds rows, by every accessor.
-func checkFrame(t testing.TB, f *Frame, rows []Row) {
-	t.Helper()
+func checkFrame(tb testing.TB, f *Frame, rows []Row) {
+	tb.Helper()
 	if f.Len() != len(rows) {
-		t.Fatalf("Len = %d, want %d", f.Len(), len(rows))
+		tb.Fatalf("Len = %d, want %d", f.Len(), len(rows))
 	}
 	for i := range rows {
 		want := &rows[i]
@@ -54,28 +55,28 @@ func checkFrame(t testing.TB, f *Frame, rows []Row) {
 		f.Row(i, &got)
 		if !bytes.Equal(got.Key, want.Key) || !bytes.Equal(got.Value, want.Value) ||
 			got.Order != want.Order || got.Kind != want.Kind {
-			t.Fatalf("row %d = %v, want %v", i, got, *want)
+			tb.Fatalf("row %d = %v, want %v", i, got, *want)
 		}
 		if !bytes.Equal(f.Key(i), want.Key) || !bytes.Equal(f.Value(i), want.Value) ||
 			f.Order(i) != want.Order || f.Kind(i) != want.Kind {
-			t.Fatalf("row %d: an accessor differs from %v", i, *want)
+			tb.Fatalf("row %d: an accessor differs from %v", i, *want)
 		}
 		if cap(got.Key) != len(got.Key) || cap(got.Value) != len(got.Value) {
-			t.Fatalf("row %d: append to a slice of it would overwrite the frame", i)
+			tb.Fatalf("row %d: append to a slice of it would overwrite the frame", i)
 		}
 		if !FilterMayContain(f.Filter(), base.Hash(want.Key)) {
-			t.Fatalf("row %d is not in the filter", i)
+			tb.Fatalf("row %d is not in the filter", i)
 		}
 	}
 }
 
 // checkSearch compares Search with the obvious.
-func checkSearch(t testing.TB, f *Frame, rows []Row, key []byte) {
-	t.Helper()
+func checkSearch(tb testing.TB, f *Frame, rows []Row, key []byte) {
+	tb.Helper()
 	want := sort.Search(len(rows), func(i int) bool { return bytes.Compare(rows[i].Key, key) >= 0 })
 	wantExact := want < len(rows) && bytes.Equal(rows[want].Key, key)
 	if i, exact := f.Search(key); i != want || exact != wantExact {
-		t.Fatalf("Search(%q) = %d, %v; want %d, %v", key, i, exact, want, wantExact)
+		tb.Fatalf("Search(%q) = %d, %v; want %d, %v", key, i, exact, want, wantExact)
 	}
 }
 
@@ -116,7 +117,8 @@ func TestFrameRoundTrip(t *testing.T) {
 			{Key: []byte("a"), Order: order(0, 7, 44)}, {Key: []byte("a"), Order: order(0, 3, 12)},
 		}, 2*4 + 2*4},
 		{"kinds", FrameMeta{}, []Row{
-			{Key: []byte("a"), Kind: base.KindTombstone}, {Key: []byte("b"), Kind: base.KindLock},
+			{Key: []byte("a"), Kind: base.KindTombstone},
+			{Key: []byte("b"), Kind: base.KindLock},
 			{Key: []byte("c"), Kind: base.KindValue},
 		}, 3},
 		{"all tombstones", FrameMeta{}, []Row{
@@ -295,7 +297,7 @@ func TestParseFrameRejects(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 	}
-	for n := range len(varied) {
+	for n := range varied {
 		if _, err := ParseFrame(varied[:n]); err == nil {
 			t.Errorf("accepted when cut to %d", n)
 		}

@@ -72,6 +72,9 @@ func (o *Outcome) Status() (Status, base.CommitTS) {
 	}
 }
 
+// Aborted reports whether the transaction was rolled back.
+func (o *Outcome) Aborted() bool { return o.state.Load() == abortedState }
+
 // SetCommitting records the timestamp before the commit record is published.
 func (o *Outcome) SetCommitting(ts base.CommitTS) { o.state.Store(uint64(ts) | committingBit) }
 

@@ -14,14 +14,16 @@ type Horizon []base.CommitTS
 // Oldest returns the least timestamp that is still read.
 func (h Horizon) Oldest() base.CommitTS { return h[0] }
 
-// Needs reports whether some reader sees a version of timestamp ts whose next
-// newer version has timestamp newer (MaxTS when there is none).
+// Needs reports whether some reader may see a version of timestamp ts whose next
+// newer version has timestamp newer (MaxTS when there is none). A horizon is a
+// little older than its use: between two commits that it does not know yet,
+// somebody may have begun.
 func (h Horizon) Needs(ts, newer base.CommitTS) bool {
 	if newer == base.MaxTS {
 		return true
 	}
 	i := sort.Search(len(h), func(i int) bool { return h[i] >= ts })
-	return i < len(h) && h[i] < newer
+	return i == len(h) || h[i] < newer
 }
 
 // Settled counts what Settle left in a chain.

@@ -2,25 +2,26 @@ package arena
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 )
 
-func mustNew(t testing.TB, capBytes int64) *Arena {
-	t.Helper()
+func mustNew(tb testing.TB, capBytes int64) *Arena {
+	tb.Helper()
 	a, err := New(capBytes)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := a.Check(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 		if a.Overdrawn() != 0 {
 			return
 		}
 		if a.Peak() > a.Cap() {
-			t.Errorf("M1: peak %d above cap %d", a.Peak(), a.Cap())
+			tb.Errorf("M1: peak %d above cap %d", a.Peak(), a.Cap())
 		}
 	})
 	return a
@@ -37,9 +38,16 @@ func TestNewRefuses(t *testing.T) {
 func TestAllocSizes(t *testing.T) {
 	a := mustNew(t, 1<<20)
 	for _, tc := range []struct{ n, granted int }{
-		{1, 1 << 10}, {1 << 10, 1 << 10}, {1<<10 + 1, 2 << 10}, {9 << 10, 9 << 10},
-		{31<<10 + 1, 32 << 10}, {32 << 10, 32 << 10},
-		{0, 0}, {-1, 0}, {MaxBlock + 1, 0}, {1 << 30, 0},
+		{1, 1 << 10},
+		{1 << 10, 1 << 10},
+		{1<<10 + 1, 2 << 10},
+		{9 << 10, 9 << 10},
+		{31<<10 + 1, 32 << 10},
+		{32 << 10, 32 << 10},
+		{0, 0},
+		{-1, 0},
+		{MaxBlock + 1, 0},
+		{1 << 30, 0},
 	} {
 		b := a.Alloc(tc.n)
 		if len(b) != tc.granted || cap(b) != tc.granted {
@@ -195,8 +203,8 @@ func TestReuseIsLIFO(t *testing.T) {
 	for _, b := range bs {
 		a.Free(b)
 	}
-	for i := len(bs) - 1; i >= 0; i-- {
-		if b := a.Alloc(MaxBlock); &b[0] != &bs[i][0] {
+	for i, old := range slices.Backward(bs) {
+		if b := a.Alloc(MaxBlock); &b[0] != &old[0] {
 			t.Fatalf("block %d was not reused in its turn", i)
 		}
 	}

@@ -37,7 +37,7 @@ func longestRun(free uint32) int32 {
 	p2 := p1 & (p1 >> 2)
 	p3 := p2 & (p2 >> 4)
 	p4 := p3 & (p3 >> 8)
-	var run, n = p1, int32(2)
+	run, n := p1, int32(2)
 	switch {
 	case free == wholeSlab:
 		return slabUnits

@@ -24,19 +24,19 @@ func image(h *Header, payloads ...string) (b []byte, offs []int64) {
 	return b[:testSize], append(offs, int64(len(b)))
 }
 
-func walk(t testing.TB, src io.ReaderAt, h *Header) (got []string, end int64) {
-	t.Helper()
+func walk(tb testing.TB, src io.ReaderAt, h *Header) (got []string, end int64) {
+	tb.Helper()
 	r := NewReader(src, h, nil)
 	for {
 		b, ok, err := r.Next()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if !ok {
 			return got, r.Off()
 		}
 		if int(b.Synced) != len(got) {
-			t.Errorf("block %d knows %d as synced", len(got), b.Synced)
+			tb.Errorf("block %d knows %d as synced", len(got), b.Synced)
 		}
 		got = append(got, string(b.Payload))
 	}

@@ -1,0 +1,39 @@
+// Package engine is the front door of Saker: it opens a store, recovers it, and
+// gives out tables and transactions. Start with Open.
+//
+//	Options ─► Open ─► FORMAT, LOCK ─► log, tablespace, cache ─► recovery ─► DB
+//	                                                                          │
+//	  Begin, View, Update ──► Tx (package txn)       CreateTable, DropTable ◄─┤
+//	  Checkpoint ─► position ─► leaves ─► edit ─► flush ─► log reused       ◄─┤
+//	  Metrics, Verify, Events, Sync, Close                                  ◄─┘
+//
+//	 checkpoint position P
+//	 log ───────┬──────────────────────────┬─► end
+//	   reused,  │ replayed: commits,       │
+//	   or pinned│ their groups, DDL        │
+//	 runs ──────┴ frames that commits name, if the leaf map lost their edits
+//
+// Invariants
+//
+//   - L3: Open yields exactly the committed transactions, whole. Frames and groups
+//     of an owner without commit record, or of dead epochs, never return.
+//   - L6: a checkpoint takes its position first and captures afterwards what it
+//     relies on; the position is an edit behind those; the log is let go only
+//     when a flush covers it.
+//   - L7: the incarnation in FORMAT is durable before an id with it exists;
+//     table ids do not return after a drop.
+//   - L8: the first failed write or sync, of log, runs or leaf map, poisons all of
+//     them. Only opening again ends that; committed reads go on meanwhile.
+//   - L11: files are collected after replay, and only those that nothing lists.
+//   - DropTable excludes the table's writers before its record is written; its
+//     data goes when no snapshot is older.
+//   - M1: Options.Memory is split once, at Open; Metrics reports the split.
+//
+// Concurrency: a DB may be used from any goroutine; a Tx, and what came from it,
+// from one at a time. One checkpoint and one DDL run at a time, each under a mutex
+// of its own that is held over I/O. Events may come from any goroutine, must be
+// quick and must not call the DB.
+//
+// Not promised: isolation above snapshots, hot backup, several processes on one
+// directory; that Close is quick (it makes a checkpoint); that RSS equals Memory.
+package engine

@@ -1,0 +1,45 @@
+// Package txn runs transactions: snapshots, writes and their waits, savepoints,
+// the commit protocol, rollback, changes of the catalog.
+//
+//	Begin ─► snapshot ─► first write: id, Outcome, registry
+//	                        │ small: redo and a list of writes
+//	                        ▼ past ChillThreshold: large, neither
+//	Commit    1 large: the rest goes to the temp table
+//	          2 Prepare: nothing of it leaves memory any more
+//	          3 index and sync of its runs
+//	          4 committer.mu: timestamp, commit record, outcome row ──► queue
+//	          5 sync of the log, shared        head of the queue ─► publish:
+//	          6 stamp resident versions          outcome, then clock
+//	Rollback    outcome aborted ─► sweeper: leaves, map entries, runs
+//
+// commit.go tells the order of commits, finish.go the steps, wait.go the waits.
+//
+// Invariants
+//
+//   - L1: Commit of a durable transaction returns nil only after its record, and
+//     the runs that hold frames of it, are on stable storage.
+//   - L2: order of commit records = of timestamps = of publication, NoSync
+//     included. An outcome is set before the clock advances, waiters wake after.
+//   - L7: an outcome stays in the registry while a resident version or an edit
+//     under way may need it: until its versions are stamped, or until a checkpoint
+//     has visited every leaf. Record numbers are handed out below a durable ceiling.
+//   - L9: the log's length delays a first write only.
+//   - S1: choosing and registering a snapshot is one step under one mutex with
+//     the horizon; it stays registered until the outcome is published.
+//   - S5: a waiter waits for (transaction, epoch) and holds nothing of the cache.
+//     Check, edge and search for a cycle are one step; the requester is the victim.
+//   - S6: savepoints are epochs. A dead interval is recorded, before anything is
+//     undone, if anything of the transaction left memory since the savepoint.
+//   - M5: a large transaction has no list, no redo and no locks of its own; what
+//     remains is per run, per log segment, per table, per savepoint.
+//   - M1: a small transaction's buffers are charged; without room it turns large.
+//
+// Concurrency: a Tx belongs to one goroutine at a time, Tx.mu makes Close safe.
+// Tx.mu is held during waits, which hold nothing else; committer.mu only for an
+// append and the publication. The scavenger calls Track under a leaf lock and
+// Stretches without one; they take Manager.mu, Tx.trackMu, Tx.spMu for a moment.
+//
+// Not promised: Serializable and ReadCommitted (ErrNotSupported); that a commit
+// that failed with ErrPoisoned did not happen (reopening tells); that the space
+// of a rollback is free when Rollback returns; fairness among waiters for one record.
+package txn
