@@ -64,7 +64,9 @@ func (t *Table) Undo(hint *Leaf, key []byte, id base.TxnID, from base.Epoch) boo
 		if v.Pinned() {
 			return false
 		}
-		l.live = max(0, l.live-1)
+		if !v.Dropped() {
+			l.live = max(0, l.live-1)
+		}
 		ok = !l.page.Pop(i)
 	}
 	return true

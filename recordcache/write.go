@@ -426,7 +426,9 @@ func (l *Leaf) popGarbage(w *Writer, i int) bool {
 		return false
 	}
 	l.page.Pop(i)
-	l.live--
+	if !v.Dropped() { // else a settling of the leaf has not counted it
+		l.live--
+	}
 	return true
 }
 

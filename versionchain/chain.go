@@ -225,7 +225,9 @@ func (p Page) StampAll(i int, id base.TxnID, ts base.CommitTS) int {
 				v.Uses--
 			}
 			p.putVersion(int(off), &v)
-			n++
+			if !v.Dropped() {
+				n++
+			}
 		}
 		off = v.Prior
 	}
