@@ -264,7 +264,7 @@ func (l *Leaf) write(c *Cache, w *worker, rq *Request, rep *Report) (merge bool,
 		err = l.sealPieces(c, w, e, rq.edge)
 	} else {
 		err = l.sealList(c, w, e)
-		merge = err == nil && len(l.list.frames) > maxList
+		merge = err == nil && l.list.overlapping() > maxList
 	}
 	for i := range w.owners {
 		if o := w.owners[i].out; o != nil && len(w.owners[i].rows) > 0 {

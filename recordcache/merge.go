@@ -3,6 +3,7 @@ package recordcache
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sort"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -18,9 +19,13 @@ type merged struct {
 }
 
 // Merge replaces frames of the leaf at key by fewer: the committed ones by
-// images, or those of one live owner by one frame (P8). It reads and encodes
-// outside the lock and replaces exactly the frames it read; what was listed
-// later stays. With split the result is cut into leaves of targetFrame bytes.
+// images, each a leaf of its own if nothing else is in the leaf, or those of one
+// live owner by frames that do not overlap (P8). It reads outside the lock and
+// replaces exactly the frames it read; what was listed later stays.
+//
+// While a transaction fills the leaf it is not cut, so that the next fill finds
+// few leaves with many rows each, and not a row or two in each of many; only a
+// leaf that holds maxFrames bytes is split.
 func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.TxnID) []base.Epoch) error {
 	l := t.find(key)
 	if l == nil {
@@ -32,55 +37,120 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	if err := c.emptyForCut(ctx, l); err != nil {
 		return err
 	}
-	l.mu.RLock()
-	list, low, high := l.list, l.low, l.high
-	ok := l.covers(key) && list != nil && len(list.frames) > 1
-	var held runHold
-	if ok {
-		held = c.acquire(list)
-	}
-	l.mu.RUnlock()
-	if !ok {
-		return nil
-	}
-	defer held.release()
-	pick, owner := choose(list)
-	if len(pick) < 2 {
-		return nil
-	}
-	ins, total, err := c.readAll(list, pick)
-	if err != nil {
+	m, err := c.readForMerge(l, key)
+	if err != nil || m == nil {
 		return err
 	}
 	// Whoever begins now reads at this clock or later, so the horizon may be
 	// taken before the lock: it only grows safer.
-	horizon := c.horizon()
-	complete := owner == nil && len(pick) == len(list.frames)
+	rules := mergeRules{complete: m.owner == nil && len(m.pick) == len(m.list.frames), replayed: c.Checkpoint()}
 	var stretches []base.Epoch
-	if owner != nil {
-		stretches = live(owner.ID)
+	size := targetFrame
+	if m.owner != nil {
+		stretches, size = live(m.owner.ID), mergedFrame
 	}
-	rows := mergeRows(ins, owner, low, high, horizon, stretches, mergeRules{complete: complete, replayed: c.Checkpoint()})
-	pieces := cut(rows, targetFrame)
+	rows := mergeRows(m.ins, m.owner, m.low, m.high, c.horizon(), stretches, rules)
+	pieces := cut(rows, size)
 	w := c.getWorker()
 	defer c.putWorker(w)
-	if err := c.reserve(ctx, w, total+len(pieces)*frameSlack, 1); err != nil {
+	if err := c.reserve(ctx, w, m.total+len(pieces)*frameSlack, 2); err != nil {
 		return err
 	}
 	defer c.unreserve(w)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.dead || !bytes.Equal(l.low, low) || !bytes.Equal(l.high, high) || !l.lists(list, pick) {
+	if l.dead || !bytes.Equal(l.low, m.low) || !bytes.Equal(l.high, m.high) || !l.lists(m.list, m.pick) {
 		return nil // changed meanwhile; it will be asked for again
 	}
-	if owner != nil {
-		if !owner.Hold() {
+	if m.owner != nil {
+		if !m.owner.Hold() {
 			return nil
 		}
-		defer owner.Unhold()
+		defer m.owner.Unhold()
 	}
 	c.Stats.Merges.Add(1)
-	return l.replace(c, w, list, pick, owner, pieces)
+	if err := l.replace(c, w, m, pieces); err != nil {
+		return err
+	}
+	return l.splitIfVast(c, w)
+}
+
+// Sizes of merges, in bytes.
+const (
+	// mergedFrame is what a frame aims at when those of a live owner are merged.
+	mergedFrame = 32 << 10
+	// maxFrames is what a leaf may hold in frames before it is split.
+	maxFrames = 1 << 20
+)
+
+// merging is what a merge read.
+type merging struct {
+	list      *frameList
+	low, high []byte
+	pick      []int // indices in list
+	owner     *versionchain.Outcome
+	ins       []merged
+	total     int // bytes read
+}
+
+// readForMerge chooses frames of the leaf and reads them; nil when there is
+// nothing to merge.
+func (c *Cache) readForMerge(l *Leaf, key []byte) (*merging, error) {
+	m := &merging{}
+	l.mu.RLock()
+	m.list, m.low, m.high = l.list, l.low, l.high
+	ok := l.covers(key) && l.listLen() > 1
+	var held runHold
+	if ok {
+		held = c.acquire(m.list)
+	}
+	l.mu.RUnlock()
+	defer held.release()
+	if !ok {
+		return nil, nil
+	}
+	if m.pick, m.owner = choose(m.list); len(m.pick) < 2 {
+		return nil, nil
+	}
+	var err error
+	m.ins, m.total, err = c.readAll(m.list, m.pick)
+	return m, err
+}
+
+// splitIfVast splits a leaf that holds more than maxFrames bytes in frames, at the
+// first key of a middle one. REQUIRES: l.mu is held exclusively, an edit is
+// reserved.
+func (l *Leaf) splitIfVast(c *Cache, w *worker) error {
+	total := 0
+	var firsts [][]byte
+	for i := range l.listLen() {
+		f := &l.list.frames[i]
+		total += int(f.Len)
+		if f.First != nil && bytes.Compare(f.First, l.low) > 0 && (l.high == nil || bytes.Compare(f.First, l.high) < 0) {
+			firsts = append(firsts, f.First)
+		}
+	}
+	if total <= maxFrames || len(firsts) == 0 || w.room.edits < 1 {
+		return nil
+	}
+	slices.SortFunc(firsts, bytes.Compare)
+	err := l.splitAt(c, w, bytes.Clone(firsts[len(firsts)/2]))
+	if IsNoMemory(err) {
+		return nil // another time
+	}
+	return err
+}
+
+// overlapping counts the frames of the list that make reads and scans look
+// further: those that a merge has not made, large values apart.
+func (fl *frameList) overlapping() int {
+	n := 0
+	for i := range fl.frames {
+		if f := &fl.frames[i]; !f.Merged && !f.large() {
+			n++
+		}
+	}
+	return n
 }
 
 // large reports whether the frame is that of one large value.
@@ -159,8 +229,15 @@ func (c *Cache) emptyForCut(ctx context.Context, l *Leaf) error {
 	l.mu.RLock()
 	size := 0
 	for i := range l.listLen() {
-		if !l.list.frames[i].large() {
-			size += int(l.list.frames[i].Len)
+		f := &l.list.frames[i]
+		if st := versionchain.Committed; f.out != nil {
+			if st, _ = f.out.Status(); st != versionchain.Committed {
+				size = 0 // a leaf that is being filled is not cut
+				break
+			}
+		}
+		if !f.large() {
+			size += int(f.Len)
 		}
 	}
 	cut := size > 4*targetFrame && l.page.Len() > 0
@@ -365,20 +442,20 @@ func cut(rows []versionchain.Row, size int) [][]versionchain.Row {
 	return pieces
 }
 
-// replace lists the merged frames instead of those picked from the list old, and
-// keeps what was listed later (P8). If nothing else is left in the leaf, it is
+// replace lists the merged frames instead of those picked, and keeps what was
+// listed later (P8). If they are committed and nothing else is in the leaf, it is
 // cut into one leaf per piece, of which it keeps the first; the others go
 // straight into the gap.
-func (l *Leaf) replace(c *Cache, w *worker, old *frameList, pick []int, owner *versionchain.Outcome, pieces [][]versionchain.Row) error {
+func (l *Leaf) replace(c *Cache, w *worker, m *merging, pieces [][]versionchain.Row) error {
 	e := c.space.BeginEdit()
 	l.list.dropGone(e)
-	if owner == nil {
+	if m.owner == nil {
 		e.NeedSync()
 	}
-	picked := make(map[tablespace.Addr]bool, len(pick))
-	for _, i := range pick {
-		picked[old.frames[i].Addr] = true
-		e.Refs(old.frames[i].Run, -1)
+	picked := make(map[tablespace.Addr]bool, len(m.pick))
+	for _, i := range m.pick {
+		picked[m.list.frames[i].Addr] = true
+		e.Refs(m.list.frames[i].Run, -1)
 	}
 	var kept []frame
 	for i := range l.list.frames {
@@ -386,46 +463,49 @@ func (l *Leaf) replace(c *Cache, w *worker, old *frameList, pick []int, owner *v
 			kept = append(kept, l.list.frames[i])
 		}
 	}
-	rest := newList(e.Seq(), kept)
-	image := owner == nil && len(kept) == 0 && onePerRecord(pieces)
-	if len(kept) > 0 || l.page.Len() > 0 {
-		pieces = joinPieces(pieces)
-	}
-	or := &ownerRows{out: owner}
-	low := l.low
-	var first *frameList
+	image := m.owner == nil && len(kept) == 0 && onePerRecord(pieces)
+	spread := m.owner == nil && len(kept) == 0 && l.page.Len() == 0
+	or := &ownerRows{out: m.owner}
+	low, high := l.low, l.high
+	var first []frame
 	var firstHigh []byte
 	for p, rows := range pieces {
-		high := l.high
-		if p+1 < len(pieces) {
-			high = bytes.Clone(pieces[p+1][0].Key)
+		if spread {
+			if high = l.high; p+1 < len(pieces) {
+				high = bytes.Clone(pieces[p+1][0].Key)
+			}
 		}
-		f, err := c.seal(w, e, l.table, or, rows, low, high, image)
+		f, err := c.seal(w, e, l.table, or, rows, low, high, image && spread)
 		if err != nil {
 			w.end(e)
 			return err
 		}
-		nl := newList(e.Seq(), append(append([]frame{}, kept...), f))
-		l.putEntry(e, low, high, nl)
-		if p == 0 {
-			first, firstHigh = nl, high
+		f.Merged = m.owner != nil
+		switch {
+		case !spread || p == 0:
+			first, firstHigh = append(first, f), high
+		default:
+			l.putEntry(e, low, high, newList(e.Seq(), []frame{f}))
 		}
-		low = high
+		if spread {
+			low = high
+		}
 	}
-	if first == nil { // nothing is left
-		first, firstHigh = rest, l.high
-		if len(kept) == 0 {
-			e.Delete(l.table.ID, l.low)
-			first = nil
-		} else {
-			l.putEntry(e, l.low, l.high, rest)
-		}
+	if len(pieces) == 0 || !spread {
+		firstHigh = l.high
+	}
+	nl := newList(e.Seq(), append(kept, first...))
+	if len(nl.frames) == 0 {
+		e.Delete(l.table.ID, l.low)
+		nl = nil
+	} else {
+		l.putEntry(e, l.low, firstHigh, nl)
 	}
 	w.end(e)
-	if owner != nil {
-		owner.Depart()
+	if m.owner != nil {
+		m.owner.Depart()
 	}
-	l.mapped = first != nil
+	l.mapped = nl != nil
 	if !bytes.Equal(firstHigh, l.high) {
 		t := l.table
 		t.mu.Lock()
@@ -434,7 +514,7 @@ func (l *Leaf) replace(c *Cache, w *worker, old *frameList, pick []int, owner *v
 		l.setFences(l.low, firstHigh)
 		t.mu.Unlock()
 	}
-	l.setList(first, c)
+	l.setList(nl, c)
 	return nil
 }
 
@@ -447,16 +527,4 @@ func onePerRecord(pieces [][]versionchain.Row) bool {
 		}
 	}
 	return true
-}
-
-// joinPieces undoes cut: the pieces are adjacent parts of one slice.
-func joinPieces(pieces [][]versionchain.Row) [][]versionchain.Row {
-	if len(pieces) < 2 {
-		return pieces
-	}
-	n := 0
-	for _, p := range pieces {
-		n += len(p)
-	}
-	return [][]versionchain.Row{pieces[0][:n:n]}
 }

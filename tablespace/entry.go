@@ -15,6 +15,7 @@ type FrameRef struct {
 	Leave  base.Leave    // greatest in it
 	Rows   uint32
 	Image  bool
+	Merged bool   // made by a merge of a live owner's frames, which it does not overlap
 	Filter []byte // immutable; empty: may contain anything
 	// First and Last bound the keys in it, both included; nil: not known.
 	First, Last []byte
@@ -51,6 +52,7 @@ const (
 	entryVersion  = 1
 	entryOpenHigh = 1 << 0 // High is nil
 	frameImage    = 1 << 0
+	frameMerged   = 1 << 1
 	// frameRefMin is the least size of an encoded frame: a bound for counts.
 	frameRefMin = 11
 )
@@ -77,7 +79,10 @@ func appendEntry(dst, key []byte, en *Entry) []byte {
 		f := &en.Frames[i]
 		flags = 0
 		if f.Image {
-			flags = frameImage
+			flags |= frameImage
+		}
+		if f.Merged {
+			flags |= frameMerged
 		}
 		dst = append(dst, flags)
 		dst = binary.AppendUvarint(dst, uint64(f.Run))
@@ -113,7 +118,8 @@ func decodeEntry(key, value []byte) (Entry, error) {
 	}
 	for i := range en.Frames {
 		f := &en.Frames[i]
-		f.Image = d.byte()&frameImage != 0
+		flags := d.byte()
+		f.Image, f.Merged = flags&frameImage != 0, flags&frameMerged != 0
 		f.Run = base.RunID(d.uint(64))
 		f.Off = d.uint(64)
 		f.Len = uint32(d.uint(32))
