@@ -19,9 +19,7 @@ type checkpointer struct {
 func (c *checkpointer) start(db *DB) {
 	c.kick = make(chan struct{}, 1)
 	c.stop = make(chan struct{})
-	c.done.Add(1)
-	go func() {
-		defer c.done.Done()
+	c.done.Go(func() {
 		tick := time.NewTicker(200 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -40,7 +38,7 @@ func (c *checkpointer) start(db *DB) {
 				_ = c.run(context.Background(), db)
 			}
 		}
-	}()
+	})
 }
 
 // poke asks for a look at the log; it never blocks.

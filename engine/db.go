@@ -65,7 +65,7 @@ func Open(dir string, opts *Options) (*DB, error) {
 	}
 	db := &DB{o: o, dir: dir, tables: make(map[string]*Table), reg: &versionchain.Registry{}, snaps: &txn.Snapshots{}}
 	if err := db.open(); err != nil {
-		db.release()
+		_ = db.release() // the first error is the one to tell
 		return nil, fmt.Errorf("saker: open %s: %w", dir, err)
 	}
 	return db, nil

@@ -8,6 +8,11 @@ import (
 	"go.uber.org/goleak"
 )
 
+var (
+	crashSeed   = flag.Uint64("saker.seed", 0, "the only seed of crash tests")
+	crashRounds = flag.Int("saker.crashes", 8, "crashes per seed")
+)
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	// rapid's default of 100 checks is for functions, not for whole stores.

@@ -327,3 +327,29 @@ func TestDoomedRunGivesBufferBack(t *testing.T) {
 	db.space.Release(run)
 	mustClose(t, db)
 }
+
+// However often a leaf is backlogged, its list of frames stays within record
+// memory (M1), and so does recovery.
+func TestListOfFramesIsBounded(t *testing.T) {
+	o := tinyOptions()
+	fs := newCrashFS(t)
+	o.FS = fs
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	patience, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for i := range 3000 {
+		tx, err := db.Begin(patience, TxOptions{NoSync: true})
+		check(t, err)
+		for j := range 10 {
+			put(t, tx, tb, fmt.Sprintf("k%06d", (i*10+j)*7919%4000), string(value(i, 80)))
+		}
+		commit(t, tx)
+		evictAll(t, db)
+	}
+	t.Log("\n" + db.Metrics().String())
+	checkStore(t, db)
+	check(t, db.Sync())
+	atEachCrash(t, o, fs, func(t *testing.T, db *DB, _ *Options) {})
+	mustClose(t, db)
+}

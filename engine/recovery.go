@@ -346,7 +346,7 @@ func (r *recovery) groups(fn func(seriallog.Record) error) error {
 
 func (r *recovery) apply(rec seriallog.Record) error {
 	var lt *longTxn
-	ts := base.CommitTS(0)
+	var ts base.CommitTS
 	switch rec.Type {
 	case seriallog.TypeGroup:
 		if lt = r.long[rec.Txn]; lt == nil {

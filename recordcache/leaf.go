@@ -27,11 +27,11 @@ type frameList struct {
 }
 
 // dropGone counts down the runs that the edit e leaves out of the entry.
-func (l *frameList) dropGone(e *tablespace.EditTx) {
-	if l == nil {
+func (fl *frameList) dropGone(e *tablespace.EditTx) {
+	if fl == nil {
 		return
 	}
-	for _, r := range l.gone {
+	for _, r := range fl.gone {
 		e.Refs(r, -1)
 	}
 }
@@ -64,9 +64,9 @@ func newList(seq base.EditSeq, frames []frame) *frameList {
 }
 
 // undecided reports whether a frame's owner has no published outcome.
-func (l *frameList) undecided() bool {
-	for i := range l.frames {
-		if o := l.frames[i].out; o != nil {
+func (fl *frameList) undecided() bool {
+	for i := range fl.frames {
+		if o := fl.frames[i].out; o != nil {
 			if st, _ := o.Status(); st != versionchain.Committed {
 				return true
 			}
@@ -107,11 +107,14 @@ type Leaf struct {
 	endMark    bool // no leaf but the end of a walk
 }
 
-// leafBytes is what a leaf's descriptor costs on the Go heap, in bytes, and
-// heapFactor what a live byte there costs in all: at the collector's default
-// setting the heap grows to twice what lives before it is swept.
+// leafBytes is what a leaf's descriptor costs on the Go heap, in bytes, its place
+// in the directory and its row of the leaf map included, frameBytes what a frame
+// in its list costs (both measured on heap profiles), and heapFactor what a live
+// byte there costs in all: at the collector's default setting the heap grows to
+// twice what lives before it is swept.
 const (
-	leafBytes  = 320
+	leafBytes  = 700
+	frameBytes = 260
 	heapFactor = 2
 )
 
@@ -191,15 +194,15 @@ func (l *Leaf) cost() int64 {
 	if l.list != nil {
 		for i := range l.list.frames {
 			f := &l.list.frames[i]
-			n += 144 + int64(len(f.Filter)+len(f.First)+len(f.Last))
+			n += frameBytes + int64(len(f.Filter)+len(f.First)+len(f.Last))
 		}
 	}
 	return n * heapFactor
 }
 
-func (l *frameList) index(a tablespace.Addr) int {
-	for i := range l.frames {
-		if l.frames[i].Addr == a {
+func (fl *frameList) index(a tablespace.Addr) int {
+	for i := range fl.frames {
+		if fl.frames[i].Addr == a {
 			return i
 		}
 	}
@@ -207,12 +210,12 @@ func (l *frameList) index(a tablespace.Addr) int {
 }
 
 // refs returns the list as the leaf map stores it.
-func (l *frameList) refs() []tablespace.FrameRef {
-	out := make([]tablespace.FrameRef, len(l.frames))
-	for i := range l.frames {
-		out[i] = l.frames[i].FrameRef
+func (fl *frameList) refs() []tablespace.FrameRef {
+	out := make([]tablespace.FrameRef, len(fl.frames))
+	for i := range fl.frames {
+		out[i] = fl.frames[i].FrameRef
 		// A published owner's timestamp is final: store it for readers of the map.
-		if o := l.frames[i].out; o != nil {
+		if o := fl.frames[i].out; o != nil {
 			if st, ts := o.Status(); st == versionchain.Committed {
 				out[i].Newest = ts
 			}

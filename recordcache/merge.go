@@ -53,7 +53,7 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	pieces := cut(rows, size)
 	w := c.getWorker()
 	defer c.putWorker(w)
-	if err := c.reserve(ctx, w, m.total+len(pieces)*frameSlack, 2); err != nil {
+	if err := c.reserve(ctx, w, m.total+len(pieces)*(24<<10), 2); err != nil {
 		return err
 	}
 	defer c.unreserve(w)
@@ -345,7 +345,7 @@ func mergeRows(ins []merged, owner *versionchain.Outcome, low, high []byte, h ve
 		if d := bytes.Compare(all[a].Key, all[b].Key); d != 0 {
 			return d < 0
 		}
-		return all[a].Order.Newer(all[b].Order)
+		return all[a].Newer(all[b].Order)
 	})
 	out := all[:0]
 	for i := 0; i < len(all); {

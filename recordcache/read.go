@@ -241,7 +241,7 @@ func (c *Cache) consult(f *frame, bytes []byte, r *versionchain.Reader, sc *Scra
 		if row.Kind == base.KindLock || !f.sees(r, row) {
 			continue
 		}
-		if !b.have || row.Order.Newer(b.ord) {
+		if !b.have || row.Newer(b.ord) {
 			*b = best{have: true, kind: row.Kind, ord: row.Order}
 			dst = append(dst[:n], row.Value...)
 		}

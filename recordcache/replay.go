@@ -42,7 +42,7 @@ func (t *Table) replay(w *Writer, key, value []byte, kind base.Kind, ord base.Or
 			return false, nil
 		}
 		i, exact := l.page.Find(key, int(l.prefix))
-		ok := false
+		var ok bool
 		if exact {
 			head := l.page.Version(l.page.Newest(i))
 			if head.Order(head.TS()).Newer(ord) {

@@ -186,7 +186,7 @@ func (it *Iter) take(key []byte) bool {
 		if !s.ok || !bytes.Equal(s.row.Key, key) {
 			continue
 		}
-		if !b.have || s.row.Order.Newer(b.ord) {
+		if !b.have || s.row.Newer(b.ord) {
 			b = best{have: true, kind: s.row.Kind, ord: s.row.Order}
 			it.val = s.row.Value
 		}

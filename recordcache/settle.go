@@ -215,11 +215,12 @@ func (c *Cache) DropFrames(ctx context.Context, t *Table, low, high []byte) erro
 		}
 		l := t.lockKey(nil, at)
 		if l == nil {
-			err := t.install(at)
 			c.unreserve(w)
-			if err != nil {
+			next, more, err := c.toSweep(t, at, high)
+			if err != nil || !more {
 				return err
 			}
+			at = next
 			continue
 		}
 		l.dropAborted(c, w)
@@ -234,6 +235,20 @@ func (c *Cache) DropFrames(ctx context.Context, t *Table, low, high []byte) erro
 			return nil
 		}
 	}
+}
+
+// toSweep makes the leaf of the next map entry from at on present and returns a
+// key in it; more is false when there is none below high. Leaves only ever become
+// smaller, so those that may list a frame begin within its fences.
+func (c *Cache) toSweep(t *Table, at, high []byte) (next []byte, more bool, err error) {
+	if high != nil {
+		low, found, err := c.space.NextLow(t.ID, at, high)
+		if err != nil || !found {
+			return nil, false, err
+		}
+		at = low
+	}
+	return at, true, t.install(at)
 }
 
 // dropAborted rewrites the leaf's map entry without frames of aborted owners.

@@ -137,6 +137,9 @@ func (s *Scavenger) run(ctx context.Context) {
 		if s.Arena.Reserved() > s.high || s.waiting() {
 			s.episode(ctx, hand)
 		}
+		if s.Arena.Touched()+s.Arena.Charged() > s.Arena.Cap() {
+			s.Arena.Trim() // charges have taken the place of blocks: give their pages back
+		}
 	}
 }
 

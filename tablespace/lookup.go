@@ -2,7 +2,9 @@ package tablespace
 
 import (
 	"bytes"
+
 	"fmt"
+	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/sakerdb/saker/internal/base"
 )
@@ -77,11 +79,11 @@ func (v *view) ceiling(table base.TableID, key []byte, from bool) ([]byte, error
 	if !from {
 		v.key = append(v.key, 0)
 	}
-	row, ok := v.rowLow(v.it.SeekGE(v.key), table)
+	row, ok := v.rowLow(v.seekGE(table), table)
 	var low []byte
 	if v.tree.Len() > 0 {
 		v.tree.AscendGreaterOrEqual(&pendingEntry{table: table, low: key}, func(p *pendingEntry) bool {
-			if p.table != table {
+			if p.table != table || (v.limit != nil && bytes.Compare(p.low, v.limit) >= 0) {
 				return false
 			}
 			if !from && bytes.Equal(p.low, key) {
@@ -98,7 +100,7 @@ func (v *view) ceiling(table base.TableID, key []byte, from bool) ([]byte, error
 				low = p.low
 				return false
 			case cmp == 0:
-				row, ok = v.rowLow(v.it.Next(), table)
+				row, ok = v.rowLow(v.next(), table)
 			}
 			return true
 		})
@@ -140,6 +142,23 @@ func covers(en *Entry, key []byte, below bool) bool {
 		return key != nil && bytes.Compare(key, en.High) <= 0
 	}
 	return bytes.Compare(key, en.High) < 0
+}
+
+// seekGE positions the iterator at v.key or after it, but before v.limit if that
+// is set: what was deleted beyond it is not waded through.
+func (v *view) seekGE(table base.TableID) bool {
+	if v.limit == nil {
+		return v.it.SeekGE(v.key)
+	}
+	v.end = entryKey(v.end[:0], table, v.limit)
+	return v.it.SeekGEWithLimit(v.key, v.end) == pebble.IterValid
+}
+
+func (v *view) next() bool {
+	if v.limit == nil {
+		return v.it.Next()
+	}
+	return v.it.NextWithLimit(v.end) == pebble.IterValid
 }
 
 // find returns the entry at key, or just below it, or the hole around it.
@@ -263,6 +282,22 @@ func (s *Space) Lookup(table base.TableID, key []byte) (en Entry, found bool, ho
 	en, found, holeLow, holeHigh, err = v.lookup(table, key, false)
 	s.views.put(v)
 	return
+}
+
+// NextLow returns the Low of the first entry from key on and below limit; found is
+// false when there is none. It costs no more for entries that were deleted
+// outside that range, which makes it the step of a sweep. REQUIRES: no lock is
+// held, it may read; limit is not nil.
+func (s *Space) NextLow(table base.TableID, key, limit []byte) (low []byte, found bool, err error) {
+	v := s.views.get()
+	defer s.views.put(v)
+	if err := v.refresh(); err != nil {
+		return nil, false, err
+	}
+	v.limit = limit
+	low, err = v.ceiling(table, key, true)
+	v.limit = nil
+	return low, low != nil && bytes.Compare(low, limit) < 0, err
 }
 
 // LookupBefore is Lookup for the keys just below key; nil is the end of the

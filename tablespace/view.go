@@ -14,6 +14,8 @@ import (
 // it. It is true as long as no entry has left the overlay since the iterator
 // was made (queue.pops), for then everything later is in the overlay.
 type view struct {
+	limit, end []byte // of a bounded ceiling, and its key in Pebble
+
 	s    *Space
 	it   *pebble.Iterator
 	pops uint64

@@ -15,7 +15,7 @@ import (
 func (tx *Tx) Scan(t *recordcache.Table, r Range) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		c := tx.Cursor(t, r)
-		defer c.Close()
+		defer c.close()
 		ok := c.First
 		if r.Reverse {
 			ok = c.Last
@@ -190,8 +190,13 @@ func (c *Cursor) Value() []byte {
 // Err returns the error that ended the walk, nil at the end of the range.
 func (c *Cursor) Err() error { return c.err }
 
-// Close releases the cursor.
+// Close releases the cursor. It never fails.
 func (c *Cursor) Close() error {
+	c.close()
+	return nil
+}
+
+func (c *Cursor) close() {
 	c.tx.mu.Lock()
 	defer c.tx.mu.Unlock()
 	if open := c.tx.cursors; c.index < len(open) && open[c.index] == c {
@@ -203,5 +208,4 @@ func (c *Cursor) Close() error {
 	}
 	c.valid, c.closed = false, true
 	c.it.Close()
-	return nil
 }

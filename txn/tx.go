@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -264,10 +265,8 @@ func (tx *Tx) enterWrite(t *recordcache.Table) error {
 			return err
 		}
 	}
-	for _, w := range tx.tables {
-		if w == t {
-			return nil
-		}
+	if slices.Contains(tx.tables, t) {
+		return nil
 	}
 	t.Writers.Add(1)
 	if t.Dropped.Load() != 0 {
@@ -435,11 +434,9 @@ func (tx *Tx) track(first base.LSN, seg uint64) {
 	if tx.first == 0 || first < tx.first {
 		tx.first = first
 	}
-	for _, s := range tx.segs {
-		if s == seg {
-			tx.m.Log.Unpin(seg) // one pin a segment is enough
-			return
-		}
+	if slices.Contains(tx.segs, seg) {
+		tx.m.Log.Unpin(seg) // one pin a segment is enough
+		return
 	}
 	tx.segs = append(tx.segs, seg)
 }

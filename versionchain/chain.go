@@ -3,6 +3,7 @@ package versionchain
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sakerdb/saker/internal/base"
 )
@@ -14,9 +15,10 @@ import (
 type Registry struct{ shards [64]registryShard }
 
 type registryShard struct {
-	mu sync.RWMutex // guards m
-	m  map[base.TxnID]*Outcome
-	_  [32]byte
+	mu   sync.RWMutex // guards m, and stores to last
+	m    map[base.TxnID]*Outcome
+	last atomic.Pointer[Outcome] // the one asked for last: a leaf's versions often have one writer
+	_    [24]byte
 }
 
 // Add enters o.
@@ -35,14 +37,21 @@ func (r *Registry) Remove(id base.TxnID) {
 	s := &r.shards[uint64(id)%64]
 	s.mu.Lock()
 	delete(s.m, id)
+	s.last.Store(nil)
 	s.mu.Unlock()
 }
 
 // Get returns the outcome, or nil when the id is unknown.
 func (r *Registry) Get(id base.TxnID) *Outcome {
 	s := &r.shards[uint64(id)%64]
+	if o := s.last.Load(); o != nil && o.ID == id {
+		return o
+	}
 	s.mu.RLock()
 	o := s.m[id]
+	if o != nil {
+		s.last.Store(o)
+	}
 	s.mu.RUnlock()
 	return o
 }
@@ -153,13 +162,13 @@ func unknownOwner(id base.TxnID) error {
 type Verdict uint8
 
 const (
-	// Go: the newest version permits a write.
+	// Go says that the newest version permits a write.
 	Go Verdict = iota
-	// Unknown: the chain does not tell, the frames must be asked.
+	// Unknown says that the chain does not tell: the frames must be asked.
 	Unknown
-	// Conflict: a version was committed after the snapshot (S3).
+	// Conflict says that a version was committed after the snapshot (S3).
 	Conflict
-	// Wait: another live transaction wrote the record.
+	// Wait says that another live transaction wrote the record.
 	Wait
 )
 

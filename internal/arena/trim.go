@@ -25,6 +25,13 @@ func (a *Arena) Trim() int64 {
 	}
 }
 
+// Touched returns the bytes of record memory whose pages may be resident.
+func (a *Arena) Touched() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return int64(a.fresh-int32(len(a.trimmed))) * MaxBlock
+}
+
 // takeWhole removes a touched slab without a block from its stack. The reserve is
 // left alone, so that AllocReserve finds it at every moment.
 func (a *Arena) takeWhole() (int32, bool) {
