@@ -10,6 +10,7 @@ import (
 
 var (
 	crashSeed   = flag.Uint64("saker.seed", 0, "the only seed of crash tests")
+	scale       = flag.Int("saker.scale", 1, "how large scenarios are")
 	crashRounds = flag.Int("saker.crashes", 8, "crashes per seed")
 )
 

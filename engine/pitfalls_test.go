@@ -530,12 +530,12 @@ func TestPitfallColdRowAfterBulkCommit(t *testing.T) {
 	o.ChillThreshold = 1
 	db := mustOpen(t, o)
 	tb := mustTable(t, db, "t")
-	inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, 200, 60) })
+	inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, 2000, 60) })
 	evictAll(t, db)
 	read := func(tx *Tx, v int) {
 		t.Helper()
 		for range 4 { // offers the row to the cache, finds it there
-			for i := 0; i < 200; i += 90 { // few of a leaf, or its frame becomes resident
+			for i := 0; i < 2000; i += 490 { // few of a leaf, or its frame becomes resident
 				want := value(i, 60)
 				if v > 0 {
 					want = fmt.Appendf(nil, "version %d", v)
@@ -553,7 +553,7 @@ func TestPitfallColdRowAfterBulkCommit(t *testing.T) {
 	for v := 1; v <= 3; v++ {
 		olds = append(olds, mustBegin(t, db, TxOptions{ReadOnly: true}))
 		tx := mustBegin(t, db, TxOptions{})
-		for i := range 200 {
+		for i := range 2000 {
 			put(t, tx, tb, fmt.Sprintf("k%06d", i), fmt.Sprintf("version %d", v))
 		}
 		evictAll(t, db)

@@ -20,6 +20,23 @@ type tablespaceEntry = tablespace.Entry
 // The caller waits for the scavenger and tries again (M3).
 var errNoMemory = errors.New("saker: record memory is full")
 
+// needError is errNoMemory with the bytes that could not be had.
+type needError struct{ need int64 }
+
+func (e *needError) Error() string { return errNoMemory.Error() }
+
+func (e *needError) Is(target error) bool { return target == errNoMemory }
+
+// NeedOf returns the bytes that an error of record memory asks for, 0 if it does
+// not say.
+func NeedOf(err error) int {
+	var e *needError
+	if errors.As(err, &e) {
+		return int(e.need)
+	}
+	return 0
+}
+
 // IsNoMemory reports whether err asks the caller to wait for record memory.
 func IsNoMemory(err error) bool { return errors.Is(err, errNoMemory) }
 

@@ -461,7 +461,7 @@ func (c *Cache) thawLeaf(l *Leaf, w *worker) (total int, err error) {
 	for i := range l.page.Len() {
 		for off := l.page.Newest(i); off != 0; {
 			v := l.page.Version(off)
-			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && total < maxThaw {
+			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() && total < maxThaw {
 				lsn, n := l.page.Chilled(off)
 				total += n
 				c.log.Pin(c.log.SegmentOf(lsn))

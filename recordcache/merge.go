@@ -146,15 +146,12 @@ func (l *Leaf) splitIfVast(c *Cache, w *worker) error {
 func (fl *frameList) overlapping() int {
 	n := 0
 	for i := range fl.frames {
-		if f := &fl.frames[i]; !f.Merged && !f.large() {
+		if f := &fl.frames[i]; !f.Merged && !f.Large {
 			n++
 		}
 	}
 	return n
 }
-
-// large reports whether the frame is that of one large value.
-func (f *frame) large() bool { return f.Rows == 1 && f.Len > base.LargeValueSize }
 
 // committedTS returns the timestamp of a frame whose rows are all permanent.
 func (f *frame) committedTS() (base.CommitTS, bool) {
@@ -183,7 +180,7 @@ func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf) error {
 	byKey := map[string][]int{}
 	for i := range l.list.frames {
 		f := &l.list.frames[i]
-		if _, ok := f.committedTS(); ok && f.large() && f.First != nil {
+		if _, ok := f.committedTS(); ok && f.Large && f.First != nil {
 			byKey[string(f.First)] = append(byKey[string(f.First)], i)
 		}
 	}
@@ -236,7 +233,7 @@ func (c *Cache) emptyForCut(ctx context.Context, l *Leaf) error {
 				break
 			}
 		}
-		if !f.large() {
+		if !f.Large {
 			size += int(f.Len)
 		}
 	}
@@ -277,7 +274,7 @@ func choose(list *frameList) (pick []int, owner *versionchain.Outcome) {
 			default:
 			}
 		}
-		if list.frames[i].large() {
+		if list.frames[i].Large {
 			continue // stays a frame of its own
 		}
 		count[o] = append(count[o], i)

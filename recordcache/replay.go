@@ -165,7 +165,7 @@ func (t *Table) installWithin(key, low, high []byte) error {
 	}
 	l.charged = l.cost()
 	if !c.arena.Charge(l.charged) {
-		return errNoMemory
+		return &needError{l.charged}
 	}
 	if !t.link(l, key, false, moved, sealed) {
 		c.arena.Uncharge(l.charged)
@@ -207,7 +207,11 @@ func (c *Cache) DropData(ctx context.Context, t *Table) error {
 		}
 		l.mu.Unlock()
 	}
-	return c.dropEntries(ctx, t.ID)
+	err := c.dropEntries(ctx, t.ID)
+	t.mu.Lock()
+	t.moved.Add(1) // who read an entry before it went does not link it
+	t.mu.Unlock()
+	return err
 }
 
 // dropEntries deletes the table's entries from the leaf map.

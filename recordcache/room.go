@@ -125,12 +125,14 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 	}
 	size := len(l.page.Block())
 	used := max(l.page.Used(), versionchain.PageOverhead)
+	settled := false
 	fresh := l.page.Garbage() == 0 && !l.dirty && l.live == l.page.Len() // all live, once each
 	if size > 0 && !fresh && (used+need > maxPage || l.page.Len() < 64) {
 		// Before a page grows or splits, what nobody sees goes.
 		if err := l.settle(c, h); err != nil {
 			return roomMade, err
 		}
+		settled = true
 		used = l.page.CopySize(0, l.page.Len())
 	}
 	want := used + need
@@ -157,7 +159,11 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 		return roomMade, nil
 	}
 	old := l.page.Block()
-	l.page = l.page.MoveTo(b, int(l.prefix))
+	if settled {
+		l.page = l.page.CopyTo(b, 0, l.page.Len(), int(l.prefix))
+	} else {
+		l.page = l.page.MoveTo(b, int(l.prefix))
+	}
 	c.arena.Free(old)
 	return roomMade, nil
 }

@@ -26,6 +26,7 @@ type Iter struct {
 	at    int        // position in rows
 	srcs  []source
 	nsrc  int
+	large bool   // some source is a large value
 	bound []byte // where the next view begins: forward included, reverse excluded
 	more  bool   // there is a next view
 
@@ -43,6 +44,12 @@ const walkViews = 256
 
 // Close releases what the iterator holds; it may be Reset and used again.
 func (it *Iter) Close() {
+	it.drop()
+	it.more = false
+	it.closeWalk()
+}
+
+func (it *Iter) closeWalk() {
 	if it.walk != nil {
 		it.walk.Close()
 		it.walk = nil
@@ -65,8 +72,11 @@ type source struct {
 	end   int    // forward: rows from it on are not of this view
 	bytes []byte
 	fr    versionchain.Frame
-	i     int  // forward: next row to look at; reverse: one past it
-	ok    bool // row is the current candidate
+	run   *tablespace.Run // held while lazy
+	lazy  bool            // the frame of a large value, of which only the key is known yet
+	spent bool            // its large value was delivered: the bytes go at the next step
+	i     int             // forward: next row to look at; reverse: one past it
+	ok    bool            // row is the current candidate
 	row   versionchain.Row
 }
 
@@ -104,7 +114,17 @@ func (it *Iter) Reposition(key []byte) {
 
 // drop forgets the current view.
 func (it *Iter) drop() {
-	it.rows, it.buf, it.at, it.nsrc = it.rows[:0], it.buf[:0], 0, 0
+	for i := range it.nsrc {
+		s := &it.srcs[i]
+		if s.spent || cap(s.bytes) > maxScratch {
+			s.bytes, s.spent = nil, false
+		}
+		if s.run != nil {
+			s.run.Release()
+			s.run = nil
+		}
+	}
+	it.rows, it.buf, it.at, it.nsrc, it.large = it.rows[:0], it.buf[:0], 0, 0, false
 }
 
 // Key returns the current key.
@@ -133,6 +153,9 @@ func (it *Iter) Next() bool {
 
 // step delivers the next row of the view.
 func (it *Iter) step() bool {
+	if it.large {
+		it.letGo()
+	}
 	if it.nsrc == 1 && it.at >= len(it.rows) {
 		return it.stepOne(&it.srcs[0])
 	}
@@ -159,6 +182,9 @@ func (it *Iter) step() bool {
 // stepOne is step for a view that is one frame.
 func (it *Iter) stepOne(s *source) bool {
 	for s.ok {
+		if s.lazy && !it.load(s) {
+			continue
+		}
 		it.key, it.val = s.row.Key, s.row.Value
 		kind := s.row.Kind
 		it.advance(s)
@@ -183,7 +209,7 @@ func (it *Iter) take(key []byte) bool {
 	}
 	for i := range it.nsrc {
 		s := &it.srcs[i]
-		if !s.ok || !bytes.Equal(s.row.Key, key) {
+		if !s.ok || !bytes.Equal(s.row.Key, key) || (s.lazy && !it.load(s)) {
 			continue
 		}
 		if !b.have || s.row.Newer(b.ord) {
@@ -193,7 +219,44 @@ func (it *Iter) take(key []byte) bool {
 		it.advance(s)
 	}
 	it.key = key
-	return b.kind == base.KindValue
+	return b.have && b.kind == base.KindValue && it.err == nil
+}
+
+// load reads the frame of a large value when its turn has come, so that a view
+// of many takes the memory of one (M5). It reports whether the value is visible.
+func (it *Iter) load(s *source) bool {
+	s.lazy, s.ok = false, false
+	key := s.row.Key
+	b, err := s.run.ReadFrame(s.f.Addr, s.bytes[:0])
+	s.run.Release()
+	s.run = nil
+	if err == nil {
+		s.bytes = b
+		s.fr, err = versionchain.ParseFrame(b)
+	}
+	if err != nil {
+		it.err = err
+		return false
+	}
+	for i := range s.fr.Len() {
+		s.fr.Row(i, &s.row)
+		if bytes.Equal(s.row.Key, key) && s.row.Kind != base.KindLock && s.f.sees(it.r, &s.row) {
+			s.ok, s.spent = true, true
+			s.i, s.end = 0, 0 // nothing follows it, in either direction
+			return true
+		}
+	}
+	s.bytes = nil
+	return false
+}
+
+// letGo drops the bytes of large values that were delivered.
+func (it *Iter) letGo() {
+	for i := range it.nsrc {
+		if s := &it.srcs[i]; s.spent && !s.ok {
+			s.bytes, s.spent = nil, false
+		}
+	}
 }
 
 func (it *Iter) before(a, b []byte) bool {
@@ -439,7 +502,7 @@ func (it *Iter) put(b []byte) [2]int {
 func (it *Iter) gapView(edge []byte) (low, high []byte, err error) {
 	c := it.t.cache
 	if it.walked++; it.walk == nil || it.walked%walkViews == 0 {
-		it.Close()
+		it.closeWalk()
 		it.walk = c.space.NewWalk(it.t.ID)
 	}
 	var en tablespaceEntry
@@ -495,6 +558,21 @@ func (it *Iter) open(list *frameList, low, high []byte) error {
 			it.srcs = append(it.srcs, source{})
 		}
 		s := &it.srcs[it.nsrc]
+		s.lazy, s.spent = f.Large && f.First != nil, false
+		if s.lazy {
+			if !it.inView(f.First, low, high) {
+				continue
+			}
+			if s.run = c.space.Find(f.Run); s.run == nil || !s.run.Acquire() {
+				s.run = nil
+				return tablespace.ErrRunNotFound
+			}
+			s.f, s.ok = *f, true
+			s.row = versionchain.Row{Key: f.First}
+			it.nsrc++
+			it.large = true
+			continue
+		}
 		b, err := c.space.ReadFrame(f.Addr, s.bytes[:0])
 		if err != nil {
 			return err
@@ -508,6 +586,18 @@ func (it *Iter) open(list *frameList, low, high []byte) error {
 		it.advance(s)
 	}
 	return nil
+}
+
+// inView reports whether key lies in what remains of the view.
+func (it *Iter) inView(key, low, high []byte) bool {
+	if bytes.Compare(key, low) < 0 || (high != nil && bytes.Compare(key, high) >= 0) ||
+		bytes.Compare(key, it.from) < 0 || (it.to != nil && bytes.Compare(key, it.to) >= 0) {
+		return false
+	}
+	if it.reverse {
+		return it.bound == nil || bytes.Compare(key, it.bound) < 0
+	}
+	return bytes.Compare(key, it.bound) >= 0
 }
 
 // place puts the source before its first row of the view and bounds it.

@@ -58,15 +58,17 @@ func (t *Table) Undo(hint *Leaf, key []byte, id base.TxnID, from base.Epoch) boo
 	i, ok := l.page.Find(key, int(l.prefix))
 	for ok {
 		v := l.page.Version(l.page.Newest(i))
+		if v.Dropped() {
+			ok = !l.page.Pop(i)
+			continue
+		}
 		if !v.Undecided() || v.Txn() != id || v.Epoch < from {
 			return !l.page.Holds(i, id, from)
 		}
 		if v.Pinned() {
 			return false
 		}
-		if !v.Dropped() {
-			l.live = max(0, l.live-1)
-		}
+		l.live = max(0, l.live-1)
 		ok = !l.page.Pop(i)
 	}
 	return true

@@ -213,7 +213,7 @@ func (t *Table) install(key []byte) error {
 	}
 	l.charged = l.cost()
 	if !c.arena.Charge(l.charged) {
-		return errNoMemory
+		return &needError{l.charged}
 	}
 	if !t.link(l, key, found, moved, sealed) {
 		c.arena.Uncharge(l.charged)

@@ -20,6 +20,9 @@ const (
 	// minFrameRows is how many rows of one small transaction make a frame
 	// worthwhile; fewer are chilled.
 	minFrameRows = 8
+	// maxBounds is how long the first and last key of a frame may be together to
+	// be kept in its list entry.
+	maxBounds = 1 << 10
 	// maxList is how many frames a leaf may list before they are merged.
 	maxList = 8
 )
@@ -174,9 +177,10 @@ func (c *Cache) seal(w *worker, e *tablespace.EditTx, t *Table, or *ownerRows, r
 		Leave:  m.Leave,
 		Rows:   uint32(len(rows)),
 		Image:  image,
+		Large:  len(rows) == 1 && len(rows[0].Value) > base.LargeValueSize,
 		Filter: append([]byte(nil), fr.Filter()...),
 	}
-	if first, last := rows[0].Key, rows[len(rows)-1].Key; len(first)+len(last) <= 128 {
+	if first, last := rows[0].Key, rows[len(rows)-1].Key; f.Large || len(first)+len(last) <= maxBounds {
 		b := append(append(make([]byte, 0, len(first)+len(last)), first...), last...)
 		f.First, f.Last = b[:len(first):len(first)], b[len(first):]
 	}

@@ -412,6 +412,10 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 // or rolled it back, and reports whether it did.
 func (l *Leaf) popGarbage(w *Writer, i int) bool {
 	v := l.page.Version(l.page.Newest(i))
+	if v.Dropped() { // a settling of the leaf found it to be garbage, uncounted
+		l.page.Pop(i)
+		return true
+	}
 	if !v.Undecided() || v.Pinned() {
 		return false
 	}
@@ -426,9 +430,7 @@ func (l *Leaf) popGarbage(w *Writer, i int) bool {
 		return false
 	}
 	l.page.Pop(i)
-	if !v.Dropped() { // else a settling of the leaf has not counted it
-		l.live--
-	}
+	l.live--
 	return true
 }
 

@@ -41,8 +41,10 @@ type Scavenger struct {
 
 	kick  chan struct{}
 	merge chan struct{}
-	stop  context.CancelFunc
-	done  sync.WaitGroup
+	// interrupted is closed when the store closes: nobody waits any more.
+	interrupted chan struct{}
+	stop        context.CancelFunc
+	done        sync.WaitGroup
 }
 
 type waiter struct {
@@ -71,6 +73,7 @@ func New(c Config) *Scavenger {
 	return &Scavenger{
 		Config: c, high: c.Arena.Cap() / 100 * highWater, low: c.Arena.Cap() / 100 * lowWater,
 		merges: make(map[mergeKey]struct{}), kick: make(chan struct{}, 1), merge: make(chan struct{}, 1),
+		interrupted: make(chan struct{}),
 	}
 }
 
@@ -87,6 +90,9 @@ func (s *Scavenger) Start(setFlag func(bool), track func(base.TxnID, base.LSN, u
 	go s.run(ctx)
 	go s.runMerges(ctx)
 }
+
+// Interrupt ends all waits, now and later, with ErrClosed. Call it once.
+func (s *Scavenger) Interrupt() { close(s.interrupted) }
 
 // Close ends the goroutines.
 func (s *Scavenger) Close() {
@@ -254,6 +260,10 @@ func (s *Scavenger) serve() {
 			if b == nil {
 				break
 			}
+			if rest := int64(w.need - len(b)); rest > 0 && s.Arena.Reserved()+rest > s.Arena.Cap()-s.Arena.ReserveBytes() {
+				s.Arena.Free(b)
+				break
+			}
 			tried = append(tried, b)
 		}
 		s.waiters = s.waiters[1:]
@@ -283,6 +293,9 @@ func (s *Scavenger) Wait(ctx context.Context, need int) error {
 		case <-ctx.Done():
 			s.forget(w)
 			return ctx.Err()
+		case <-s.interrupted:
+			s.forget(w)
+			return base.ErrClosed
 		case <-limit.C:
 			if now := s.moved.Load(); now != moved {
 				moved = now

@@ -15,6 +15,7 @@ type FrameRef struct {
 	Leave  base.Leave    // greatest in it
 	Rows   uint32
 	Image  bool
+	Large  bool   // one large value, alone
 	Merged bool   // made by a merge of a live owner's frames, which it does not overlap
 	Filter []byte // immutable; empty: may contain anything
 	// First and Last bound the keys in it, both included; nil: not known.
@@ -53,6 +54,7 @@ const (
 	entryOpenHigh = 1 << 0 // High is nil
 	frameImage    = 1 << 0
 	frameMerged   = 1 << 1
+	frameLarge    = 1 << 2
 	// frameRefMin is the least size of an encoded frame: a bound for counts.
 	frameRefMin = 11
 )
@@ -83,6 +85,9 @@ func appendEntry(dst, key []byte, en *Entry) []byte {
 		}
 		if f.Merged {
 			flags |= frameMerged
+		}
+		if f.Large {
+			flags |= frameLarge
 		}
 		dst = append(dst, flags)
 		dst = binary.AppendUvarint(dst, uint64(f.Run))
@@ -119,7 +124,7 @@ func decodeEntry(key, value []byte) (Entry, error) {
 	for i := range en.Frames {
 		f := &en.Frames[i]
 		flags := d.byte()
-		f.Image, f.Merged = flags&frameImage != 0, flags&frameMerged != 0
+		f.Image, f.Merged, f.Large = flags&frameImage != 0, flags&frameMerged != 0, flags&frameLarge != 0
 		f.Run = base.RunID(d.uint(64))
 		f.Off = d.uint(64)
 		f.Len = uint32(d.uint(32))

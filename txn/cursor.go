@@ -58,7 +58,8 @@ type Cursor struct {
 	key     []byte // position, a copy
 	err     error
 	closed  bool
-	index   int // in tx.cursors
+	ended   bool // it moved past the last row in its direction
+	index   int  // in tx.cursors
 }
 
 // Cursor returns a cursor over r, not yet positioned. Close it.
@@ -129,6 +130,7 @@ func (c *Cursor) usable() bool {
 
 func (c *Cursor) step() bool {
 	c.valid = c.it.Next()
+	c.ended = !c.valid
 	if !c.valid {
 		c.err = c.it.Err()
 	}
@@ -157,7 +159,7 @@ func (c *Cursor) move(reverse bool) bool {
 	}
 	tx.mu.Unlock()
 	if !valid {
-		if c.it.Err() != nil || c.err != nil {
+		if c.err != nil || (c.ended && c.reverse == reverse) {
 			return false
 		}
 		if reverse {

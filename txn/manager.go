@@ -311,6 +311,7 @@ func (m *Manager) Close() error {
 	}
 	m.closed = true
 	close(m.closing)
+	m.Scav.Interrupt()
 	open := make([]*Tx, 0, len(m.active))
 	for tx := range m.active {
 		open = append(open, tx)

@@ -292,7 +292,7 @@ func (tx *Tx) attempt(t *recordcache.Table, m recordcache.Mode, key, value []byt
 		case err == nil:
 			return leaf, nil
 		case recordcache.IsNoMemory(err):
-			if err := tx.m.Scav.Wait(tx.ctx, max(tx.w.NeedBytes, 2<<10)); err != nil {
+			if err := tx.m.Scav.Wait(tx.ctx, max(tx.w.NeedBytes, recordcache.NeedOf(err), 2<<10)); err != nil {
 				return nil, err
 			}
 		case errors.Is(err, recordcache.ErrWait):

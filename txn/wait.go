@@ -17,6 +17,7 @@ type waits struct {
 }
 
 type sleep struct {
+	me    base.TxnID
 	epoch base.Epoch
 	wake  chan struct{}
 }
@@ -29,7 +30,7 @@ func newWaits() *waits {
 // looks again, adds its edge, looks for a cycle; then it sleeps, holding no
 // lock of a leaf. The requester is the victim of a cycle.
 func (w *waits) wait(ctx context.Context, closing <-chan struct{}, me base.TxnID, o *versionchain.Outcome, epoch base.Epoch) error {
-	s := &sleep{epoch: epoch, wake: make(chan struct{})}
+	s := &sleep{me: me, epoch: epoch, wake: make(chan struct{})}
 	w.mu.Lock()
 	if decided(o, epoch) {
 		w.mu.Unlock()
@@ -85,6 +86,7 @@ func (w *waits) wake(o *versionchain.Outcome, all bool) {
 	for s := range w.sleeper[o.ID] {
 		if all || decided(o, s.epoch) {
 			delete(w.sleeper[o.ID], s)
+			delete(w.on, s.me) // its edge is gone from this moment on
 			close(s.wake)
 		}
 	}

@@ -132,6 +132,10 @@ type Found struct {
 func (p Page) Visible(i int, r *Reader) (Found, error) {
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
+		if v.Dropped() {
+			off = v.Prior
+			continue
+		}
 		ts, ok := v.TS(), v.TS() <= r.Snapshot
 		if v.Undecided() {
 			o := r.Self
@@ -178,6 +182,10 @@ const (
 func (p Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch base.Epoch, err error) {
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
+		if v.Dropped() {
+			off = v.Prior
+			continue
+		}
 		if !v.Undecided() {
 			if v.TS() > r.Snapshot {
 				return Conflict, nil, 0, nil
@@ -248,7 +256,7 @@ func (p Page) StampAll(i int, id base.TxnID, ts base.CommitTS) int {
 func (p Page) Holds(i int, id base.TxnID, from base.Epoch) bool {
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
-		if v.Stamp == UndecidedStamp(id) && v.Epoch >= from {
+		if v.Stamp == UndecidedStamp(id) && v.Epoch >= from && !v.Dropped() {
 			return true
 		}
 		off = v.Prior
