@@ -319,7 +319,7 @@ func (r *recovery) patiently(fn func() error) error {
 		if !recordcache.IsNoMemory(err) {
 			return err
 		}
-		if err := r.db.scav.Wait(context.Background(), 16<<10); err != nil {
+		if err := r.db.scav.Wait(context.Background(), max(16<<10, recordcache.NeedOf(err))); err != nil {
 			return err
 		}
 	}

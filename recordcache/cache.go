@@ -160,13 +160,15 @@ type decided struct {
 // charged to record memory, until all its runs are gone.
 func (c *Cache) AddOwner(o *versionchain.Outcome, runs []base.RunID) {
 	d := decided{out: o, runs: runs, cost: int64(256 + 8*len(runs) + 8*len(o.Dead()))}
+	if !c.arena.Charge(d.cost) {
+		d.cost = 0 // a commit cannot be refused; M1 counts what it can
+	}
 	c.mu.Lock()
 	if old, ok := c.owners[o.ID]; ok {
 		c.arena.Uncharge(old.cost)
 	}
 	c.owners[o.ID] = d
 	c.mu.Unlock()
-	c.arena.ChargeForce(d.cost)
 }
 
 // Unnamed returns the decided transactions that no listed frame names any more,

@@ -28,8 +28,12 @@ type merged struct {
 // leaf that holds maxFrames bytes is split.
 func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.TxnID) []base.Epoch) error {
 	l := t.find(key)
-	if l == nil {
-		return nil
+	for tries := 0; l == nil; tries++ {
+		// The leaf went back to the gap meanwhile: it needs the merge all the same.
+		if err := t.install(key); err != nil || tries > 8 {
+			return err
+		}
+		l = t.find(key)
 	}
 	if err := c.dropSuperseded(ctx, l); err != nil {
 		return err
@@ -109,12 +113,35 @@ func (c *Cache) readForMerge(l *Leaf, key []byte) (*merging, error) {
 	if !ok {
 		return nil, nil
 	}
-	if m.pick, m.owner = choose(m.list); len(m.pick) < 2 {
+	m.pick, m.owner = choose(m.list)
+	m.pick = m.list.limit(m.pick)
+	if len(m.pick) < 2 {
 		return nil, nil
 	}
 	var err error
 	m.ins, m.total, err = c.readAll(m.list, m.pick)
 	return m, err
+}
+
+// maxMerge is how many bytes of frames one merge takes; what is left waits for the
+// next one. Any part of a list may be merged, since order lies in the rows.
+const maxMerge = 2 << 20
+
+// limit returns the picked frames that one merge takes, those that no merge has
+// made first, in the order of the list.
+func (fl *frameList) limit(pick []int) []int {
+	total := 0
+	var out []int
+	for _, merged := range []bool{false, true} {
+		for _, i := range pick {
+			if f := &fl.frames[i]; f.Merged == merged && (total < maxMerge || len(out) < 2) {
+				total += int(f.Len)
+				out = append(out, i)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // splitIfVast splits a leaf that holds more than maxFrames bytes in frames, at the
@@ -338,11 +365,18 @@ func mergeRows(ins []merged, owner *versionchain.Outcome, low, high []byte, h ve
 			all = append(all, r)
 		}
 	}
-	sort.SliceStable(all, func(a, b int) bool {
-		if d := bytes.Compare(all[a].Key, all[b].Key); d != 0 {
-			return d < 0
+	slices.SortFunc(all, func(a, b versionchain.Row) int {
+		if d := bytes.Compare(a.Key, b.Key); d != 0 {
+			return d
 		}
-		return all[a].Newer(all[b].Order)
+		switch {
+		case a.Newer(b.Order):
+			return -1
+		case b.Newer(a.Order):
+			return 1
+		default:
+			return 0
+		}
 	})
 	out := all[:0]
 	for i := 0; i < len(all); {
@@ -477,7 +511,7 @@ func (l *Leaf) replace(c *Cache, w *worker, m *merging, pieces [][]versionchain.
 			w.end(e)
 			return err
 		}
-		f.Merged = m.owner != nil
+		f.Merged = true
 		switch {
 		case !spread || p == 0:
 			first, firstHigh = append(first, f), high

@@ -169,9 +169,7 @@ func (t *Table) installWithin(key, low, high []byte) error {
 	}
 	if !t.link(l, key, false, moved, sealed) {
 		c.arena.Uncharge(l.charged)
-		return nil
 	}
-	c.ring.add(l)
 	return nil
 }
 

@@ -219,7 +219,9 @@ func (t *Table) install(key []byte) error {
 		c.arena.Uncharge(l.charged)
 		return nil // somebody was faster or the map has changed: search again
 	}
-	c.ring.add(l)
+	if c.mergeReq != nil && l.list != nil && l.list.overlapping() > maxList {
+		c.mergeReq(t, l.low)
+	}
 	return nil
 }
 
@@ -255,6 +257,9 @@ func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) bool
 		}
 	}
 	l.setFences(l.low, l.high)
+	// In the ring before anybody can find it: a commit that walks the ring must
+	// not miss a leaf that its transaction has written.
+	t.cache.ring.add(l)
 	t.addLocked(l)
 	return true
 }
