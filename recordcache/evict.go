@@ -38,12 +38,14 @@ type Request struct {
 
 // Report says what one step did.
 type Report struct {
-	Freed  int64 // bytes of record memory given back
-	Rows   int   // rows written to frames
-	Few    int   // live rows left because chilling serves them better
-	Pinned int   // versions left because somebody holds them
-	Busy   int   // versions left because their commit is under way
-	Missed int   // chains left because they were chilled a moment ago: try again
+	Freed    int64 // bytes of record memory given back
+	Rows     int   // rows written to frames
+	Few      int   // live rows left because chilling serves them better
+	Pinned   int   // versions left because somebody holds them
+	Busy     int   // versions left because their commit is under way
+	collapse bool  // the leaf is to go back to the gap
+
+	Missed int // chains left because they were chilled a moment ago: try again
 }
 
 // Relieve is the scavenger's step on one leaf (FetchForBacklog of the seed). It
@@ -78,6 +80,9 @@ func (c *Cache) Relieve(ctx context.Context, l *Leaf, rq *Request) (rep Report, 
 		merge, err = l.relieve(c, w, rq, &rep)
 	}
 	t, low := l.table, l.low
+	if rep.collapse {
+		l.collapse(c)
+	}
 	l.mu.Unlock()
 	rep.Freed = before - c.arena.Reserved()
 	if merge && c.mergeReq != nil {
@@ -129,6 +134,15 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 		l.retireChilled(c)
 	}
 	l.compact(c, w, rq.edge != nil)
+	if delta := l.cost() - l.charged; delta > 0 && l.page.Block() == nil && l.mem == nil {
+		// No room for the list of a leaf that has become a stub: then it goes back
+		// to the gap, where the map has it.
+		if rep.collapse = !c.arena.Charge(delta); !rep.collapse {
+			l.charged += delta
+		}
+		return merge, nil
+	}
+	l.recharge(c)
 	return merge, nil
 }
 

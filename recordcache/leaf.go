@@ -158,10 +158,9 @@ func (l *Leaf) touch() {
 	}
 }
 
-// setList replaces the frame list. REQUIRES: l.mu is held exclusively, and
-// resident copies of frames that go have been freed or are in mem.
+// setList replaces the frame list; the caller recharges. REQUIRES: l.mu is held
+// exclusively.
 func (l *Leaf) setList(nl *frameList, c *Cache) {
-	old := l.charged
 	var mem [][]byte
 	if l.mem != nil && l.list != nil {
 		for i := range l.list.frames {
@@ -184,6 +183,12 @@ func (l *Leaf) setList(nl *frameList, c *Cache) {
 		}
 	}
 	l.list, l.mem = nl, mem
+}
+
+// recharge charges what the descriptor costs after its list has changed. Whoever
+// frees a page does it after that, so that the page's room serves the list.
+func (l *Leaf) recharge(c *Cache) {
+	old := l.charged
 	l.charged = l.cost()
 	c.arena.ChargeForce(l.charged - old)
 }

@@ -244,6 +244,7 @@ func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf) error {
 	l.putEntry(e, l.low, l.high, nl)
 	w.end(e)
 	l.setList(nl, c)
+	l.recharge(c)
 	return nil
 }
 
@@ -546,6 +547,7 @@ func (l *Leaf) replace(c *Cache, w *worker, m *merging, pieces [][]versionchain.
 		t.mu.Unlock()
 	}
 	l.setList(nl, c)
+	l.recharge(c)
 	return nil
 }
 

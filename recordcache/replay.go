@@ -130,6 +130,7 @@ func (t *Table) Readd(ctx context.Context, ref tablespace.FrameRef, o *versionch
 			l.putEntry(e, l.low, l.high, nl)
 			w.end(e)
 			l.setList(nl, c)
+			l.recharge(c)
 			l.mapped = true
 		}
 		at = l.high

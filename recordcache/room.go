@@ -91,6 +91,7 @@ func (c *Cache) sealUniform(l *Leaf, o *versionchain.Outcome, edge []byte) (done
 	c.Stats.BackloggedChains.Add(uint64(l.page.Len()))
 	l.page.Clear()
 	l.live, l.dirty = 0, false
+	l.recharge(c)
 	return true, nil
 }
 
@@ -310,6 +311,7 @@ func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf) {
 		}
 		x.mapped = nl != nil
 		x.setList(nl, c)
+		x.recharge(c)
 	}
 	put(l, left)
 	put(r, right)
@@ -459,6 +461,7 @@ func (l *Leaf) sealLarge(c *Cache, w *Writer, wk *worker, key, value []byte) err
 	})
 	e := c.space.BeginEdit()
 	err := l.sealList(c, wk, e)
+	l.recharge(c)
 	if err == nil {
 		w.Self.Depart()
 	}

@@ -82,6 +82,13 @@ func (c *Cache) Collapse(l *Leaf) bool {
 	if l.dead || l.page.Len() > 0 || l.mem != nil {
 		return false
 	}
+	l.collapse(c)
+	return true
+}
+
+// collapse is Collapse. REQUIRES: l.mu is held exclusively, the leaf is present
+// and has nothing in memory.
+func (l *Leaf) collapse(c *Cache) {
 	if b := l.page.Block(); b != nil {
 		c.arena.Free(b)
 		l.page = versionchain.Page{}
@@ -95,7 +102,6 @@ func (c *Cache) Collapse(l *Leaf) bool {
 	c.ring.remove(l)
 	c.arena.Uncharge(l.charged)
 	l.charged = 0
-	return true
 }
 
 // Cold reports whether the leaf was not touched since the last call, and
@@ -279,6 +285,7 @@ func (l *Leaf) dropAborted(c *Cache, w *worker) {
 	}
 	w.end(e)
 	l.setList(nl, c)
+	l.recharge(c)
 }
 
 func (l *Leaf) listsAborted() bool {

@@ -64,6 +64,9 @@ func (h *hand) take(ctx context.Context, l *recordcache.Leaf, rq *recordcache.Re
 		return false, err
 	}
 	freed := rep.Freed > 0
+	if rep.Rows > 0 && s.Arena.Reserved() > s.high {
+		freed = s.Cache.Collapse(l) || freed // its list takes memory, too
+	}
 	if rep.Few > 0 && rq.Action == recordcache.Backlog {
 		n, err := s.Cache.Chill(ctx, l, *s.track.Load())
 		if err != nil {
