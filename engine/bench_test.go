@@ -36,6 +36,7 @@ func randomValue(n int) []byte {
 
 // One transaction of b.N rows, to the durable commit.
 func benchmarkBulk(b *testing.B, order func(uint64) uint64) {
+	b.Helper()
 	db, tb := benchDB(b, &Options{RecordMemory: 250 << 20})
 	v := randomValue(100)
 	key := make([]byte, 8)
@@ -60,6 +61,7 @@ func BenchmarkBulkAtRandom(b *testing.B) { benchmarkBulk(b, mix) }
 // loaded is a store with n resident rows of 100 bytes, loaded in transactions of
 // a thousand rows.
 func loaded(b *testing.B, n uint64) (*DB, *Table) {
+	b.Helper()
 	db, tb := benchDB(b, &Options{RecordMemory: 250 << 20, NoSync: true})
 	v := randomValue(100)
 	for i := uint64(0); i < n; {

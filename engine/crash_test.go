@@ -93,8 +93,8 @@ func (o *oracle) state(n int) map[string][]byte {
 }
 
 // match finds the state with the rows, within [lo, hi] commits.
-func (o *oracle) match(t testing.TB, what string, rows map[string][]byte, lo, hi int) int {
-	t.Helper()
+func (o *oracle) match(tb testing.TB, what string, rows map[string][]byte, lo, hi int) int {
+	tb.Helper()
 	var sum uint64
 	for k, v := range rows {
 		sum ^= rowSum(k, v)
@@ -109,13 +109,13 @@ func (o *oracle) match(t testing.TB, what string, rows map[string][]byte, lo, hi
 	}
 	for n := range sums {
 		if sums[n] == sum {
-			t.Fatalf("%s: the state is that after %d commits, not within %d to %d", what, n, lo, hi)
+			tb.Fatalf("%s: the state is that after %d commits, not within %d to %d", what, n, lo, hi)
 		}
 	}
 	for n := lo; n <= hi && n < lo+3; n++ {
-		t.Errorf("%s: the state is not that after %d commits: %s", what, n, diff(o.state(n), rows))
+		tb.Errorf("%s: the state is not that after %d commits: %s", what, n, diff(o.state(n), rows))
 	}
-	t.FailNow()
+	tb.FailNow()
 	return 0
 }
 
@@ -153,8 +153,6 @@ type crashWriter struct {
 	n      int
 	bulk   bool
 }
-
-func (w *crashWriter) name(t *Table) string { return t.Name }
 
 func (w *crashWriter) addTable() {
 	name := fmt.Sprintf("w%d/%d", w.id, w.n)
@@ -307,39 +305,39 @@ func takeCrash(fs *vfs.MemFS, percent int, rng *rand.Rand, writers []*crashWrite
 }
 
 // contents reads the tables of one writer.
-func contents(t testing.TB, db *DB, id int) map[string][]byte {
-	t.Helper()
+func contents(tb testing.TB, db *DB, id int) map[string][]byte {
+	tb.Helper()
 	rows := map[string][]byte{}
 	for _, name := range db.Tables() {
 		if !strings.HasPrefix(name, fmt.Sprintf("w%d/", id)) {
 			continue
 		}
-		tb, err := db.Table(name)
-		check(t, err)
+		table, err := db.Table(name)
+		check(tb, err)
 		rows[name] = []byte("table")
-		inView(t, db, func(tx *Tx) {
+		inView(tb, db, func(tx *Tx) {
 			var last []byte
 			n := 0
-			for row, err := range tx.Scan(tb, Range{}) {
-				check(t, err)
+			for row, err := range tx.Scan(table, Range{}) {
+				check(tb, err)
 				if last != nil && string(row.Key) <= string(last) {
-					t.Fatalf("scan of %s: %q after %q", name, row.Key, last)
+					tb.Fatalf("scan of %s: %q after %q", name, row.Key, last)
 				}
 				last = append(last[:0], row.Key...)
 				rows[name+"\x00"+string(row.Key)] = clone(row.Value)
 				if n++; n%97 == 0 {
-					got, err := tx.Get(tb, row.Key)
+					got, err := tx.Get(table, row.Key)
 					if err != nil || string(got) != string(row.Value) {
-						t.Fatalf("get %s %q: %.40q %v, scan said %.40q", name, row.Key, got, err, row.Value)
+						tb.Fatalf("get %s %q: %.40q %v, scan said %.40q", name, row.Key, got, err, row.Value)
 					}
 				}
 			}
-			for _, err := range tx.Scan(tb, Range{Reverse: true}) {
-				check(t, err)
+			for _, err := range tx.Scan(table, Range{Reverse: true}) {
+				check(tb, err)
 				n--
 			}
 			if n != 0 {
-				t.Fatalf("scan of %s in reverse differs by %d rows", name, n)
+				tb.Fatalf("scan of %s in reverse differs by %d rows", name, n)
 			}
 		})
 	}
@@ -348,8 +346,8 @@ func contents(t testing.TB, db *DB, id int) map[string][]byte {
 
 // recover opens what the crash left, checks it, and crashes again: recovery is
 // repeated with what the first one wrote, and without it.
-func (p *crashPoint) recover(t testing.TB, o Options, writers []*crashWriter, rng *rand.Rand) {
-	t.Helper()
+func (p *crashPoint) recover(tb testing.TB, o Options, writers []*crashWriter, rng *rand.Rand) {
+	tb.Helper()
 	fs := p.fs
 	lo := append([]int(nil), p.lo...)
 	hi := append([]int(nil), p.hi...)
@@ -358,34 +356,34 @@ func (p *crashPoint) recover(t testing.TB, o Options, writers []*crashWriter, rn
 		o.FS = fs
 		db, err := Open("db", &o)
 		if err != nil {
-			t.Fatalf("%d %% of unsynced data, life %d: %v", p.percent, life, err)
+			tb.Fatalf("%d %% of unsynced data, life %d: %v", p.percent, life, err)
 		}
-		checkStore(t, db)
+		checkStore(tb, db)
 		for i, w := range writers {
 			what := fmt.Sprintf("%d %% of unsynced data, life %d, writer %d", p.percent, life, w.id)
-			n := w.o.match(t, what, contents(t, db, w.id), lo[i], hi[i])
+			n := w.o.match(tb, what, contents(tb, db, w.id), lo[i], hi[i])
 			lo[i], hi[i] = n, n
 		}
 		if life == lives-1 {
-			mustClose(t, db)
+			mustClose(tb, db)
 			break
 		}
 		switch rng.IntN(3) {
 		case 0:
-			check(t, db.Checkpoint(ctx))
+			check(tb, db.Checkpoint(ctx))
 		case 1:
-			evictAll(t, db)
+			evictAll(tb, db)
 		}
 		next := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(3) * 50, RNG: rng})
-		check(t, db.Close())
+		check(tb, db.Close())
 		fs = next
 	}
-	db := mustOpen(t, &o)
+	db := mustOpen(tb, &o)
 	for i, w := range writers {
-		w.o.match(t, "after close", contents(t, db, w.id), lo[i], hi[i])
+		w.o.match(tb, "after close", contents(tb, db, w.id), lo[i], hi[i])
 	}
-	checkStore(t, db)
-	check(t, db.Close())
+	checkStore(tb, db)
+	check(tb, db.Close())
 }
 
 func crashLifeOptions(fs vfs.FS) *Options {

@@ -16,40 +16,40 @@ func memOptions() *Options {
 	return &Options{FS: vfs.NewMem(), Memory: 16 << 20, LogSegmentSize: 256 << 10, LogLimit: 2 << 20, MapMemTable: 64 << 10, RunSize: 1 << 20}
 }
 
-func mustOpen(t testing.TB, o *Options) *DB {
-	t.Helper()
+func mustOpen(tb testing.TB, o *Options) *DB {
+	tb.Helper()
 	db, err := Open("db", o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return db
 }
 
-func mustTable(t testing.TB, db *DB, name string) *Table {
-	t.Helper()
-	tb, err := db.Table(name)
+func mustTable(tb testing.TB, db *DB, name string) *Table {
+	tb.Helper()
+	table, err := db.Table(name)
 	if errors.Is(err, ErrTableNotFound) {
-		tb, err = db.CreateTable(ctx, name)
+		table, err = db.CreateTable(ctx, name)
 	}
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return tb
+	return table
 }
 
-func mustBegin(t testing.TB, db *DB, o TxOptions) *Tx {
-	t.Helper()
+func mustBegin(tb testing.TB, db *DB, o TxOptions) *Tx {
+	tb.Helper()
 	tx, err := db.Begin(ctx, o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return tx
 }
 
-func check(t testing.TB, err error) {
-	t.Helper()
+func check(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -147,13 +147,13 @@ func TestLargeTransaction(t *testing.T) {
 				}
 			}
 			other := mustBegin(t, db, TxOptions{ReadOnly: true})
-			for range other.Scan(tb, Range{}) {
-				t.Fatal("uncommitted row is visible")
+			for _, err := range other.Scan(tb, Range{}) {
+				t.Fatalf("uncommitted row is visible: %v", err)
 			}
 			verify(tx, tb)
 			check(t, tx.Commit())
-			for range other.Scan(tb, Range{}) {
-				t.Fatal("row committed after the snapshot is visible")
+			for _, err := range other.Scan(tb, Range{}) {
+				t.Fatalf("row committed after the snapshot is visible: %v", err)
 			}
 			check(t, other.Rollback())
 			check(t, db.View(ctx, func(tx *Tx) error { verify(tx, tb); return nil }))

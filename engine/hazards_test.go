@@ -470,13 +470,14 @@ func TestHazard12EmptyValuesAndCursors(t *testing.T) {
 		}
 		for _, forward := range []bool{true, false} {
 			c := tx.Cursor(s.tb, Range{From: []byte("v")})
-			n, i := 0, 0
+			n := 0
 			step := c.Next
 			if !forward {
 				step = c.Prev
 			}
 			for ; step(); n++ {
-				if i = n; !forward {
+				i := n
+				if !forward {
 					i = 29 - n
 				}
 				key, val := string(c.Key()), string(c.Value())

@@ -151,10 +151,10 @@ func mustClose(t tester, db *DB) {
 }
 
 // reopen closes the store and opens it again.
-func reopen(t testing.TB, db *DB, o *Options) *DB {
-	t.Helper()
-	mustClose(t, db)
-	return mustOpen(t, o)
+func reopen(tb testing.TB, db *DB, o *Options) *DB {
+	tb.Helper()
+	mustClose(tb, db)
+	return mustOpen(tb, o)
 }
 
 func tinyOptions() *Options {
@@ -173,7 +173,7 @@ func value(n, size int) []byte {
 	return b[:size]
 }
 
-func put(t tester, tx *Tx, tb *Table, key string, val string) {
+func put(t tester, tx *Tx, tb *Table, key, val string) {
 	t.Helper()
 	if err := tx.Put(tb, []byte(key), []byte(val)); err != nil {
 		t.Fatalf("put %q: %v", key, err)
@@ -341,4 +341,13 @@ func txnOf(t tester, db *DB) (id base.TxnID) {
 		t.Fatal("no transaction is active")
 	}
 	return id
+}
+
+// memFS returns the file system in memory that the tests open stores on.
+func memFS(fs vfs.FS) *vfs.MemFS {
+	m, ok := fs.(*vfs.MemFS)
+	if !ok {
+		panic("saker: test: not a file system in memory")
+	}
+	return m
 }

@@ -45,7 +45,7 @@ var tableStatements = []struct {
 	}},
 	{"Cursor", false, func(tx *Tx, tb *Table) error {
 		c := tx.Cursor(tb, Range{})
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 		if c.First() || c.Last() || c.Seek([]byte("k")) || c.SeekBefore([]byte("z")) {
 			return nil
 		}
@@ -428,7 +428,8 @@ func TestRanges(t *testing.T) {
 				s.Errorf("%+v: %v, want %s", c.r, got, c.want)
 			}
 		}
-		for range tx.Scan(s.tb, Range{}) {
+		for _, err := range tx.Scan(s.tb, Range{}) {
+			check(s, err)
 			break // an early end is no harm
 		}
 		rollback(s, tx)

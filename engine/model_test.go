@@ -12,9 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"pgregory.net/rapid"
 
 	"github.com/sakerdb/saker/recordcache"
 )
@@ -86,8 +85,8 @@ func (m *model) note(format string, args ...any) {
 }
 
 func newest(vs []mver, snap int) (val []byte, ok bool) {
-	for i := len(vs) - 1; i >= 0; i-- {
-		if v := vs[i]; v.ts <= snap && !v.lock {
+	for _, v := range slices.Backward(vs) {
+		if v.ts <= snap && !v.lock {
 			return v.val, v.val != nil
 		}
 	}
@@ -405,7 +404,7 @@ func (m *model) gc() {
 func (m *model) cursorWalk(x *mtx, t *mtable) {
 	from, to := m.bounds()
 	c := x.tx.Cursor(t.h, Range{From: from, To: to})
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	at, on := "", false // the model's position
 	steps := rapid.IntRange(1, 12).Draw(m.t, "moves")
 	for range steps {

@@ -73,7 +73,7 @@ func TestPitfallFilesCollectedBeforeReplay(t *testing.T) {
 	commit(t, tx)
 	atEachCrash(t, o, fs, func(t *testing.T, db *DB, o *Options) {
 		inView(t, db, func(tx *Tx) { wantRows(t, tx, mustTable(t, db, "t"), 0, 15000, 100) })
-		atEachCrash(t, o, o.FS.(*vfs.MemFS), func(t *testing.T, db *DB, _ *Options) {
+		atEachCrash(t, o, memFS(o.FS), func(t *testing.T, db *DB, _ *Options) {
 			inView(t, db, func(tx *Tx) { wantRows(t, tx, mustTable(t, db, "t"), 0, 15000, 100) })
 		})
 		check(t, db.Checkpoint(ctx))
@@ -121,7 +121,7 @@ func TestPitfallMapEditedFromSeveralGoroutines(t *testing.T) {
 			done[g].Store(int64(i))
 		})
 	}
-	work(func(i int) { evictAll(t, db); time.Sleep(3 * time.Millisecond) })
+	work(func(int) { evictAll(t, db); time.Sleep(3 * time.Millisecond) })
 	work(func(i int) { mergeAt(t, db, tb, fmt.Appendf(nil, "k%06d", i*37%4000)); time.Sleep(time.Millisecond) })
 	work(func(int) { check(t, db.Checkpoint(ctx)); time.Sleep(5 * time.Millisecond) })
 	rng := rand.New(rand.NewPCG(5, 5))
@@ -626,14 +626,14 @@ func TestPitfallStaleGap(t *testing.T) {
 			total.Add(5)
 		})
 	}
-	work(func(rng *rand.Rand) {
+	work(func(*rand.Rand) {
 		inView(t, db, func(tx *Tx) {
 			if n := len(all(t, tx, tb)); n != keys {
 				t.Errorf("%d rows", n)
 			}
 		})
 	})
-	work(func(rng *rand.Rand) { evictAll(t, db); time.Sleep(time.Millisecond) })
+	work(func(*rand.Rand) { evictAll(t, db); time.Sleep(time.Millisecond) })
 	work(func(rng *rand.Rand) {
 		mergeAt(t, db, tb, fmt.Appendf(nil, "k%06d", rng.IntN(keys)))
 		time.Sleep(time.Millisecond)

@@ -15,7 +15,7 @@ import (
 // crashed returns options for what a crash would leave of o's file system.
 func crashed(o *Options, unsynced int) *Options {
 	c := *o
-	c.FS = o.FS.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(1, 2))})
+	c.FS = memFS(o.FS).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(1, 2))})
 	return &c
 }
 
@@ -333,7 +333,7 @@ func TestReviewThawWholeLeaf(t *testing.T) {
 	}
 	t.Log("leaves", db.cache.Leaves(), db.space.Stats())
 	backlogAll(t, db)
-	t.Log(fmt.Sprintf("%+v", db.space.Stats()))
+	t.Logf("%+v", db.space.Stats())
 	commit(t, tx)
 	inView(t, db, func(tx *Tx) { gets(t, tx, tb, "k007", string(v)) })
 	mustClose(t, db)

@@ -30,8 +30,7 @@ func (e *needError) Is(target error) bool { return target == errNoMemory }
 // NeedOf returns the bytes that an error of record memory asks for, 0 if it does
 // not say.
 func NeedOf(err error) int {
-	var e *needError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*needError](err); ok {
 		return int(e.need)
 	}
 	return 0

@@ -50,6 +50,15 @@ func (f *frame) holds(key []byte, hash uint64) bool {
 	return versionchain.FilterMayContain(f.Filter, hash)
 }
 
+// undecided reports whether the frame's owner has no published outcome.
+func (f *frame) undecided() bool {
+	if f.out == nil {
+		return false
+	}
+	st, _ := f.out.Status()
+	return st != versionchain.Committed
+}
+
 func newList(seq base.EditSeq, frames []frame) *frameList {
 	l := &frameList{seq: seq, frames: frames}
 	if len(frames) > 0 {
@@ -63,13 +72,11 @@ func newList(seq base.EditSeq, frames []frame) *frameList {
 	return l
 }
 
-// undecided reports whether a frame's owner has no published outcome.
+// undecided reports whether some frame's owner has no published outcome.
 func (fl *frameList) undecided() bool {
 	for i := range fl.frames {
-		if o := fl.frames[i].out; o != nil {
-			if st, _ := o.Status(); st != versionchain.Committed {
-				return true
-			}
+		if fl.frames[i].undecided() {
+			return true
 		}
 	}
 	return false

@@ -255,11 +255,9 @@ func (c *Cache) emptyForCut(ctx context.Context, l *Leaf) error {
 	size := 0
 	for i := range l.listLen() {
 		f := &l.list.frames[i]
-		if st := versionchain.Committed; f.out != nil {
-			if st, _ = f.out.Status(); st != versionchain.Committed {
-				size = 0 // a leaf that is being filled is not cut
-				break
-			}
+		if f.undecided() {
+			size = 0 // a leaf that is being filled is not cut
+			break
 		}
 		if !f.Large {
 			size += int(f.Len)

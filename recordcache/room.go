@@ -355,7 +355,7 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 			}
 			continue
 		}
-		if l.addLarge(c, w, i, exact, key) {
+		if l.addLarge(w, i, exact, key) {
 			err := l.sealLarge(c, w, wk, key, value)
 			merge, low := l.listLen() > maxList && l.listLen()%maxList == 0, l.low
 			l.mu.Unlock()
@@ -426,7 +426,7 @@ func (l *Leaf) boundForLarge(key []byte) []byte {
 }
 
 // addLarge links the stand-in, in place of an own version of the same stretch.
-func (l *Leaf) addLarge(c *Cache, w *Writer, i int, exact bool, key []byte) bool {
+func (l *Leaf) addLarge(w *Writer, i int, exact bool, key []byte) bool {
 	for exact && l.popGarbage(w, i) {
 		i, exact = l.page.Find(key, int(l.prefix))
 	}

@@ -94,7 +94,12 @@ func newWorker() *worker {
 	return &worker{page: make([]byte, maxPage), frame: make([]byte, 0, maxPage+8<<10)}
 }
 
-func (c *Cache) getWorker() *worker { return c.workers.Get().(*worker) }
+func (c *Cache) getWorker() *worker {
+	if w, ok := c.workers.Get().(*worker); ok {
+		return w
+	}
+	return newWorker()
+}
 
 func (c *Cache) putWorker(w *worker) {
 	w.reset()

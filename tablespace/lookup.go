@@ -2,8 +2,8 @@ package tablespace
 
 import (
 	"bytes"
-
 	"fmt"
+
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/sakerdb/saker/internal/base"

@@ -138,7 +138,7 @@ func TestGroupsSurviveTwoCrashes(t *testing.T) {
 	commit(t, tx)
 	for life := range 3 {
 		o.FS = fs.CrashClone(vfs.CrashCloneCfg{})
-		fs = o.FS.(*vfs.MemFS)
+		fs = memFS(o.FS)
 		db2 := mustOpen(t, o)
 		tb2 := mustTable(t, db2, "t")
 		inView(t, db2, func(tx *Tx) {
@@ -350,6 +350,6 @@ func TestListOfFramesIsBounded(t *testing.T) {
 	t.Log("\n" + db.Metrics().String())
 	checkStore(t, db)
 	check(t, db.Sync())
-	atEachCrash(t, o, fs, func(t *testing.T, db *DB, _ *Options) {})
+	atEachCrash(t, o, fs, func(*testing.T, *DB, *Options) {})
 	mustClose(t, db)
 }
