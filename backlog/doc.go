@@ -5,7 +5,7 @@
 //
 //	transaction ──► TempTable ──► run, run, …   frames of this owner only
 //	     │ commit:   Seal     index block, sync; the commit record names the runs
-//	     │ rollback: Drop     the owner is aborted, then a sweep removes entries
+//	     │ rollback: Tails    the owner is aborted; txn sweeps the map by the index
 //	     ▼
 //	committed versions ──► Store.Permanent: one run at a time, shared by all
 //
@@ -18,9 +18,9 @@
 //     a counter (M5).
 //
 // Concurrency: a TempTable may be used by several goroutines at a time, since
-// whoever needs memory may backlog for any transaction (M6); Seal and Drop
+// whoever needs memory may backlog for any transaction (M6); Seal and Tails
 // belong to the transaction and exclude nobody: they come when no version of
 // it is resident or its outcome is aborted.
 //
-// Not promised: that Drop frees disk space before readers have let go.
+// Not promised: that a rollback frees disk space before readers have let go.
 package backlog
