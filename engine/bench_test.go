@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
+	"time"
+
+	"github.com/sakerdb/saker/recordcache"
 )
 
 // benchDB opens a store in a directory of the operating system's.
@@ -175,4 +178,68 @@ func BenchmarkBeginReadOnly(b *testing.B) {
 		tx := mustBegin(b, db, TxOptions{ReadOnly: true})
 		check(b, tx.Rollback())
 	}
+}
+
+// backlogged is an open transaction with n rows, all of them in its temp table.
+func backlogged(b *testing.B, db *DB, tb *Table, n int) *Tx {
+	b.Helper()
+	tx := mustBegin(b, db, TxOptions{})
+	v := randomValue(100)
+	for i := range n {
+		check(b, tx.Put(tb, u64(mix(uint64(i))), v))
+	}
+	return tx
+}
+
+func moveOut(b *testing.B, db *DB) {
+	b.Helper()
+	rq := recordcache.Request{Action: recordcache.BacklogAll, Horizon: db.snaps.Horizon()}
+	db.cache.Walk(func(l *recordcache.Leaf) bool {
+		_, err := db.cache.Relieve(ctx, l, &rq)
+		check(b, err)
+		return true
+	})
+}
+
+// BenchmarkBacklog is the cost of one chain on its way to the temp table.
+func BenchmarkBacklog(b *testing.B) {
+	db, tb := benchDB(b, &Options{RecordMemory: 250 << 20})
+	const rows = 100000
+	b.ReportAllocs()
+	b.ResetTimer()
+	for n := 0; n < b.N; n += rows {
+		b.StopTimer()
+		tx := backlogged(b, db, tb, rows)
+		b.StartTimer()
+		moveOut(b, db)
+		b.StopTimer()
+		check(b, tx.Rollback())
+		for db.m.Sweeping() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		b.StartTimer()
+	}
+}
+
+// BenchmarkRestore is an update that brings a backlogged chain back to memory.
+func BenchmarkRestore(b *testing.B) {
+	db, tb := benchDB(b, &Options{RecordMemory: 250 << 20})
+	const rows = 100000
+	tx := backlogged(b, db, tb, rows)
+	moveOut(b, db)
+	_, err := tx.Savepoint()
+	check(b, err)
+	v := randomValue(100)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		if i%rows == rows-1 {
+			b.StopTimer()
+			moveOut(b, db)
+			b.StartTimer()
+		}
+		check(b, tx.Update(tb, u64(mix(uint64(i%rows))), v))
+	}
+	b.StopTimer()
+	check(b, tx.Rollback())
 }
