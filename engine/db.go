@@ -42,7 +42,11 @@ type DB struct {
 	m     *txn.Manager
 
 	recovering atomic.Bool
-	failure    atomic.Pointer[error]
+	replayed   struct { // of the log files, before edits that recovery makes are applied
+		done chan struct{}
+		err  error // valid when done is closed
+	}
+	failure atomic.Pointer[error]
 
 	ddl       sync.Mutex // serialises changes of the catalog
 	mu        sync.RWMutex
@@ -86,6 +90,7 @@ func (db *DB) open() (err error) {
 		return err
 	}
 	db.recovering.Store(true)
+	db.replayed.done = make(chan struct{})
 	db.log, err = seriallog.Open(seriallog.Options{
 		FS: fs, Dir: fs.PathJoin(db.dir, "log"), SegmentSize: db.o.LogSegmentSize, BufferSize: db.o.logBuffer,
 		Incarnation: db.incarnation, OnFailure: db.fail,
@@ -175,8 +180,14 @@ func (db *DB) syncLog() error {
 	if !db.recovering.Load() {
 		return db.log.Sync(db.log.End())
 	}
-	// What recovery replays was read from files that a crash may still cut
-	// short; they are synced before anything is built on them.
+	<-db.replayed.done
+	return db.replayed.err
+}
+
+// syncReplayed makes the log files durable that recovery reads: a crash may still
+// cut them short, and what is built on them must not outlive them. Nothing is
+// appended before StartWriting, so once is enough.
+func (db *DB) syncReplayed() error {
 	fs := db.o.FS
 	for _, name := range db.log.Files() {
 		f, err := fs.OpenReadWrite(fs.PathJoin(db.dir, "log", name), vfs.WriteCategoryUnspecified)

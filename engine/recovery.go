@@ -64,7 +64,13 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	db.cache.SetCheckpoint(loaded.CheckpointTS)
 	r.loadMap(loaded)
 	db.snaps.Recovering(base.MaxTS - 1)
-	if err := db.log.Replay(r.from, r.survey); err != nil {
+	err := db.log.Replay(r.from, r.survey)
+	if err == nil {
+		err = db.syncReplayed()
+	}
+	db.replayed.err = err
+	close(db.replayed.done)
+	if err != nil {
 		return 0, 0, err
 	}
 	if err := r.gatherDead(); err != nil {
