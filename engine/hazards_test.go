@@ -369,6 +369,7 @@ func TestHazard09NoMemoryForTheScavenger(t *testing.T) {
 	}
 	wg.Wait()
 	if t.Failed() {
+		describeMap(t, db, tb)
 		t.Fatal(db.Metrics())
 	}
 	inView(t, db, func(tx *Tx) {

@@ -351,3 +351,33 @@ func memFS(fs vfs.FS) *vfs.MemFS {
 	}
 	return m
 }
+
+// describeMap tells how many frames the leaves of a table list.
+func describeMap(t tester, db *DB, tb *Table) {
+	t.Helper()
+	at := []byte{}
+	for {
+		en, found, _, high, err := db.space.Lookup(tb.ID, at)
+		if err != nil {
+			t.Fatalf("lookup: %v", err)
+		}
+		if found {
+			owners := map[base.TxnID]int{}
+			bytes, merged := 0, 0
+			for i := range en.Frames {
+				owners[en.Frames[i].Owner]++
+				bytes += int(en.Frames[i].Len)
+				if en.Frames[i].Merged {
+					merged++
+				}
+			}
+			t.Logf("leaf %.20q: %d frames of %d owners, %d merged, %d KiB", en.Low, len(en.Frames), len(owners), merged, bytes>>10)
+			high = en.High
+			db.space.ReleaseEntry(&en)
+		}
+		if high == nil {
+			return
+		}
+		at = high
+	}
+}

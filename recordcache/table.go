@@ -215,12 +215,14 @@ func (t *Table) install(key []byte) error {
 	if !c.arena.Charge(l.charged) {
 		return &needError{l.charged}
 	}
+	crowded := l.list != nil && l.list.overlapping() > maxList
+	cost := l.charged
 	if !t.link(l, key, found, moved, sealed) {
-		c.arena.Uncharge(l.charged)
+		c.arena.Uncharge(cost)
 		return nil // somebody was faster or the map has changed: search again
 	}
-	if c.mergeReq != nil && l.list != nil && l.list.overlapping() > maxList {
-		c.mergeReq(t, l.low)
+	if crowded && c.mergeReq != nil {
+		c.mergeReq(t, bytes.Clone(key))
 	}
 	return nil
 }
