@@ -353,3 +353,67 @@ func TestListOfFramesIsBounded(t *testing.T) {
 	atEachCrash(t, o, fs, func(*testing.T, *DB, *Options) {})
 	mustClose(t, db)
 }
+
+// Dead intervals that do not fit into the commit record survive a crash, even if
+// a checkpoint passes the groups that hold them before the commit is written.
+func TestSpilledDeadIntervalsSurvive(t *testing.T) {
+	for _, checkpoint := range []bool{false, true} {
+		t.Run(fmt.Sprint("checkpoint=", checkpoint), func(t *testing.T) {
+			o := memOptions()
+			o.LogSegmentSize, o.ChillThreshold = 64<<10, 1
+			fs := newCrashFS(t)
+			h := &hookFS{FS: fs}
+			o.FS = h
+			db := mustOpen(t, o)
+			tb := mustTable(t, db, "t")
+			tx := mustBegin(t, db, TxOptions{})
+			for i := range 3000 {
+				sp, err := tx.Savepoint()
+				check(t, err)
+				put(t, tx, tb, fmt.Sprintf("dead%04d", i), "x")
+				put(t, tx, tb, "k", "dead")
+				if i%500 == 0 {
+					evictAll(t, db)
+				}
+				check(t, tx.RollbackTo(sp))
+				check(t, tx.Release(sp))
+				put(t, tx, tb, "k", "live")
+			}
+			backlogAll(t, db)
+			put(t, tx, tb, "last", "y")
+			if checkpoint {
+				hook := func() { // between the groups and the commit record
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						for i := range 3 {
+							other, err := db.Begin(ctx, TxOptions{})
+							check2(t, err)
+							check2(t, other.Put(tb, []byte("other"), value(i, 100)))
+							check2(t, other.Commit())
+							check2(t, db.Checkpoint(ctx))
+						}
+					}()
+					<-done
+				}
+				h.hook.Store(&hook)
+			}
+			commit(t, tx)
+			if h.hook.Load() != nil {
+				t.Fatal("the hook was not called")
+			}
+			o.FS = fs
+			atEachCrash(t, o, fs, func(t *testing.T, db *DB, _ *Options) {
+				inView(t, db, func(tx *Tx) {
+					tb := mustTable(t, db, "t")
+					want := []string{"k", "live", "last", "y"}
+					if checkpoint {
+						want = append(want, "other", string(value(2, 100)))
+					}
+					wantKV(t, tx, tb, want...)
+				})
+			})
+			mustClose(t, db)
+		})
+	}
+}

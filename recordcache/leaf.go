@@ -121,7 +121,7 @@ type Leaf struct {
 // twice what lives before it is swept.
 const (
 	leafBytes  = 700
-	frameBytes = 260
+	frameBytes = 160
 	heapFactor = 2
 )
 
