@@ -61,7 +61,7 @@ func TestKeepStretches(t *testing.T) {
 		slices.Sort(starts)
 		starts = slices.Compact(starts)
 		kept := keepStretches(nil, chain, starts)
-		if !sort.SliceIsSorted(kept, func(a, b int) bool { return kept[a].Order.Newer(kept[b].Order) }) {
+		if !sort.SliceIsSorted(kept, func(a, b int) bool { return kept[a].Newer(kept[b].Order) }) {
 			t.Fatalf("%v is not sorted", kept)
 		}
 		for _, dead := range append(starts, ^base.Epoch(0)) {

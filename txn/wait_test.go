@@ -12,7 +12,7 @@ import (
 )
 
 // begin lets transaction me wait for o and returns when it sleeps.
-func begin(t *testing.T, w *waits, ctx context.Context, me base.TxnID, o *versionchain.Outcome, epoch base.Epoch) chan error { //nolint:revive // the test comes first
+func begin(t *testing.T, w *waits, ctx context.Context, me base.TxnID, o *versionchain.Outcome, epoch base.Epoch) chan error {
 	t.Helper()
 	done := make(chan error, 1)
 	closing := make(chan struct{})
