@@ -89,7 +89,7 @@ func TestRingWalk(t *testing.T) {
 		}
 		// The hand visits all before it visits one again.
 		again := map[*Leaf]bool{}
-		for range len(leaves) {
+		for range leaves {
 			for _, l := range r.tick(make([]*Leaf, 0, 1)) {
 				if again[l] {
 					t.Fatal("the hand visits a leaf twice in one round")
