@@ -81,7 +81,7 @@ func (l *Leaf) chill(c *Cache, w *worker, room int, tracks func(base.TxnID, base
 // chillBody encodes the chillable versions of one owner, oldest first within a
 // record (P6).
 func (l *Leaf) chillBody(w *worker, o *versionchain.Outcome) []byte {
-	body := w.frame[:0]
+	body := w.body[:0]
 	var offs [64]uint16
 	for i := range l.page.Len() {
 		n := 0
@@ -98,7 +98,7 @@ func (l *Leaf) chillBody(w *worker, o *versionchain.Outcome) []byte {
 			body = seriallog.AppendRow(body, &row)
 		}
 	}
-	w.frame = body
+	w.body = body
 	return body
 }
 

@@ -273,11 +273,10 @@ func (l *Leaf) write(c *Cache, w *worker, rq *Request, rep *Report) (merge bool,
 		return false, nil
 	}
 	rep.Rows += rows
-	e := c.space.BeginEdit()
 	if rq.edge != nil && l.listLen() == 0 && l.page.Kept() == 0 && bytes.Compare(rq.edge, l.page.Key(l.page.Len()-1)) > 0 {
-		err = l.sealPieces(c, w, e, rq.edge)
+		err = l.sealPieces(c, w, rq.edge)
 	} else {
-		err = l.sealList(c, w, e)
+		err = l.sealList(c, w)
 		merge = err == nil && l.list.overlapping() > maxList
 	}
 	for i := range w.owners {
@@ -289,24 +288,31 @@ func (l *Leaf) write(c *Cache, w *worker, rq *Request, rep *Report) (merge bool,
 }
 
 // sealList writes one frame per owner and lists them before the older ones.
-func (l *Leaf) sealList(c *Cache, w *worker, e *tablespace.EditTx) error {
+func (l *Leaf) sealList(c *Cache, w *worker) error {
+	committed := false
 	for i := range w.owners {
 		or := &w.owners[i]
 		if len(or.rows) == 0 {
 			continue
 		}
-		if or.out == nil {
-			e.NeedSync()
+		committed = committed || or.out == nil
+		if err := w.encode(l.table, or.out, or.rows, l.low, l.high, false); err != nil {
+			return err
 		}
-		f, err := c.seal(w, e, l.table, or, or.rows, l.low, l.high, false)
+	}
+	frames := make([]frame, 0, len(w.coded)+l.listLen())
+	e := c.space.BeginEdit()
+	if committed {
+		e.NeedSync()
+	}
+	for i := range w.coded {
+		f, err := c.place(w, e, l.table, i)
 		if err != nil {
 			w.end(e)
 			return err
 		}
-		w.added = append(w.added, f)
+		frames = append(frames, f)
 	}
-	frames := make([]frame, 0, len(w.added)+l.listLen())
-	frames = append(frames, w.added...)
 	if l.list != nil {
 		frames = append(frames, l.list.frames...)
 	}
@@ -331,57 +337,41 @@ func (l *Leaf) putEntry(e *tablespace.EditTx, low, high []byte, fl *frameList) {
 	e.Put(l.table.ID, tablespace.Entry{Low: low, High: high, Seq: e.Seq(), Frames: fl.refs()})
 }
 
+// piece is a part of a leaf that becomes an entry of its own: the frames from on in
+// the worker, up to those of the next piece.
+type piece struct {
+	low, high []byte
+	from      int
+}
+
 // sealPieces cuts the whole content of a leaf that was filled in key order into
 // entries of about targetFrame bytes, straight into the gap, and moves the leaf
 // to the right of them: its page stays, warm and empty.
-func (l *Leaf) sealPieces(c *Cache, w *worker, e *tablespace.EditTx, edge []byte) error {
-	low := l.low
-	total := 0
-	for i := range w.owners {
-		if w.owners[i].out == nil {
-			e.NeedSync()
-		}
-		for j := range w.owners[i].rows {
-			total += len(w.owners[i].rows[j].Key) + len(w.owners[i].rows[j].Value) + 4
-		}
-	}
+func (l *Leaf) sealPieces(c *Cache, w *worker, edge []byte) error {
 	edge = append([]byte(nil), edge...)
-	pieces := 1
-	if len(w.owners) == 1 {
-		pieces = max(1, total/targetFrame)
+	pieces, committed, err := l.encodePieces(w, edge)
+	if err != nil {
+		return err
 	}
-	rows := w.owners[0].rows
+	e := c.space.BeginEdit()
+	if committed {
+		e.NeedSync()
+	}
 	for p := range pieces {
-		high := edge
-		from, to := len(rows)*p/pieces, len(rows)*(p+1)/pieces
-		if pieces > 1 {
-			from, to = keyStart(rows, from), keyStart(rows, to)
-			if from == to {
-				continue
-			}
-			if to < len(rows) {
-				high = append([]byte(nil), rows[to].Key...)
-			}
+		to := len(w.coded)
+		if p+1 < len(pieces) {
+			to = pieces[p+1].from
 		}
 		nl := &frameList{seq: e.Seq()}
-		for i := range w.owners {
-			or := &w.owners[i]
-			part := or.rows
-			if pieces > 1 {
-				part = rows[from:to]
-			}
-			if len(part) == 0 {
-				continue
-			}
-			f, err := c.seal(w, e, l.table, or, part, low, high, false)
+		for i := pieces[p].from; i < to; i++ {
+			f, err := c.place(w, e, l.table, i)
 			if err != nil {
 				w.end(e)
 				return err
 			}
 			nl.frames = append(nl.frames, f)
 		}
-		l.putEntry(e, low, high, nl)
-		low = high
+		l.putEntry(e, pieces[p].low, pieces[p].high, nl)
 	}
 	l.list.dropGone(e)
 	w.end(e)
@@ -394,6 +384,45 @@ func (l *Leaf) sealPieces(c *Cache, w *worker, e *tablespace.EditTx, edge []byte
 	l.mapped = false
 	c.Stats.SealedLeaves.Add(1)
 	return nil
+}
+
+// encodePieces encodes the frames of sealPieces, one piece if several owners have
+// rows in the leaf.
+func (l *Leaf) encodePieces(w *worker, edge []byte) (pieces []piece, committed bool, err error) {
+	total := 0
+	for i := range w.owners {
+		committed = committed || w.owners[i].out == nil
+		for j := range w.owners[i].rows {
+			total += len(w.owners[i].rows[j].Key) + len(w.owners[i].rows[j].Value) + 4
+		}
+	}
+	if len(w.owners) > 1 {
+		for i := range w.owners {
+			if or := &w.owners[i]; len(or.rows) > 0 && err == nil {
+				err = w.encode(l.table, or.out, or.rows, l.low, edge, false)
+			}
+		}
+		return []piece{{low: l.low, high: edge}}, committed, err
+	}
+	or := &w.owners[0]
+	n := max(1, total/targetFrame)
+	low := l.low
+	for p := range n {
+		from, to := keyStart(or.rows, len(or.rows)*p/n), keyStart(or.rows, len(or.rows)*(p+1)/n)
+		if from == to {
+			continue
+		}
+		high := edge
+		if to < len(or.rows) {
+			high = append([]byte(nil), or.rows[to].Key...)
+		}
+		pieces = append(pieces, piece{low: low, high: high, from: len(w.coded)})
+		if err := w.encode(l.table, or.out, or.rows[from:to], low, high, false); err != nil {
+			return nil, committed, err
+		}
+		low = high
+	}
+	return pieces, committed, nil
 }
 
 // keyStart moves i back to the first version of its record.
@@ -472,6 +501,7 @@ const maxThaw = 256 << 10
 // up to maxThaw bytes, and returns how many: under the lock there is no I/O.
 func (c *Cache) thawLeaf(l *Leaf, w *worker) (total int, err error) {
 	l.mu.RLock()
+	l.page.Fetch()
 	for i := range l.page.Len() {
 		for off := l.page.Newest(i); off != 0; {
 			v := l.page.Version(off)

@@ -41,7 +41,9 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	if err := c.emptyForCut(ctx, l); err != nil {
 		return err
 	}
-	m, err := c.readForMerge(l, key)
+	w := c.getWorker()
+	defer c.putWorker(w)
+	m, err := c.readForMerge(w, l, key)
 	if err != nil || m == nil {
 		return err
 	}
@@ -53,10 +55,8 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	if m.owner != nil {
 		stretches, size = live(m.owner.ID), mergedFrame
 	}
-	rows := mergeRows(m.ins, m.owner, m.low, m.high, c.horizon(), stretches, rules)
+	rows := mergeRows(w, m, c.horizon(), stretches, rules)
 	pieces := cut(rows, size)
-	w := c.getWorker()
-	defer c.putWorker(w)
 	if err := c.reserve(ctx, w, m.total+len(pieces)*(24<<10), 2); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ type merging struct {
 
 // readForMerge chooses frames of the leaf and reads them; nil when there is
 // nothing to merge.
-func (c *Cache) readForMerge(l *Leaf, key []byte) (*merging, error) {
+func (c *Cache) readForMerge(w *worker, l *Leaf, key []byte) (*merging, error) {
 	m := &merging{}
 	l.mu.RLock()
 	m.list, m.low, m.high = l.list, l.low, l.high
@@ -119,7 +119,7 @@ func (c *Cache) readForMerge(l *Leaf, key []byte) (*merging, error) {
 		return nil, nil
 	}
 	var err error
-	m.ins, m.total, err = c.readAll(m.list, m.pick)
+	m.ins, m.total, err = c.readAll(w, m.list, m.pick)
 	return m, err
 }
 
@@ -317,73 +317,50 @@ func choose(list *frameList) (pick []int, owner *versionchain.Outcome) {
 	return pick, owner
 }
 
-func (c *Cache) readAll(list *frameList, pick []int) (ins []merged, total int, err error) {
+func (c *Cache) readAll(w *worker, list *frameList, pick []int) (ins []merged, total int, err error) {
+	for _, i := range pick {
+		total += int(list.frames[i].Len)
+	}
+	buf := slices.Grow(w.in[:0], total)
+	w.in = buf
 	for _, i := range pick {
 		f := &list.frames[i]
-		b, err := c.space.ReadFrame(f.Addr, nil)
-		if err != nil {
+		from := len(buf)
+		if buf, err = c.space.ReadFrame(f.Addr, buf); err != nil {
 			return nil, 0, err
 		}
+		b := buf[from:len(buf):len(buf)]
 		fr, err := versionchain.ParseFrame(b)
 		if err != nil {
 			return nil, 0, err
 		}
 		ins = append(ins, merged{f: f, bytes: b, fr: fr})
-		total += len(b)
 	}
 	return ins, total, nil
 }
 
 // mergeRows returns the rows that stay, sorted. Committed rows get their
 // timestamps; a record keeps what some reader needs. Of an owner's rows the
-// newest of each stretch between live savepoints stays.
-func mergeRows(ins []merged, owner *versionchain.Outcome, low, high []byte, h versionchain.Horizon, stretches []base.Epoch, rules mergeRules) []versionchain.Row {
-	var all []versionchain.Row
-	for i := range ins {
-		m := &ins[i]
-		var ts base.CommitTS
-		if m.f.out != nil && owner == nil {
-			st, t := m.f.out.Status()
-			if st == versionchain.Aborted {
-				continue
-			}
-			ts = t
-		}
-		for j := range m.fr.Len() {
-			var r versionchain.Row
-			m.fr.Row(j, &r)
-			if bytes.Compare(r.Key, low) < 0 || (high != nil && bytes.Compare(r.Key, high) >= 0) {
-				continue // belongs to the other half of a split
-			}
-			if m.f.out != nil {
-				if m.f.out.DeadEpoch(r.Epoch) {
-					continue
-				}
-				r.TS = ts
-			}
-			all = append(all, r)
+// newest of each stretch between live savepoints stays. The rows are w's.
+func mergeRows(w *worker, m *merging, h versionchain.Horizon, stretches []base.Epoch, rules mergeRules) []versionchain.Row {
+	all := w.rows[:0]
+	var ends []int
+	for i := range m.ins {
+		var ok bool
+		if all, ok = m.ins[i].appendRows(all, m); ok {
+			ends = append(ends, len(all))
 		}
 	}
-	slices.SortFunc(all, func(a, b versionchain.Row) int {
-		if d := bytes.Compare(a.Key, b.Key); d != 0 {
-			return d
-		}
-		switch {
-		case a.Newer(b.Order):
-			return -1
-		case b.Newer(a.Order):
-			return 1
-		default:
-			return 0
-		}
-	})
+	w.rows = all
+	all, w.spare = sortRuns(all, ends, w.spare)
+	w.rows = all
 	out := all[:0]
 	for i := 0; i < len(all); {
 		j := i + 1
 		for j < len(all) && bytes.Equal(all[j].Key, all[i].Key) {
 			j++
 		}
-		if owner != nil {
+		if m.owner != nil {
 			out = keepStretches(out, all[i:j], stretches)
 		} else {
 			out = keepNeeded(out, all[i:j], h, rules)
@@ -391,6 +368,88 @@ func mergeRows(ins []merged, owner *versionchain.Outcome, low, high []byte, h ve
 		i = j
 	}
 	return out
+}
+
+// appendRows appends the frame's rows that are not garbage, in their order; ok is
+// false if all are.
+func (in *merged) appendRows(all []versionchain.Row, m *merging) (_ []versionchain.Row, ok bool) {
+	o := in.f.out
+	var ts base.CommitTS
+	if o != nil && m.owner == nil {
+		st, t := o.Status()
+		if st == versionchain.Aborted {
+			return all, false
+		}
+		ts = t
+	}
+	for j := range in.fr.Len() {
+		var r versionchain.Row
+		in.fr.Row(j, &r)
+		if bytes.Compare(r.Key, m.low) < 0 || (m.high != nil && bytes.Compare(r.Key, m.high) >= 0) {
+			continue // belongs to the other half of a split
+		}
+		if o != nil {
+			if o.DeadEpoch(r.Epoch) {
+				continue
+			}
+			r.TS = ts
+		}
+		all = append(all, r)
+	}
+	return all, true
+}
+
+// compareRows orders rows by key, and those of one record newest first.
+func compareRows(a, b *versionchain.Row) int {
+	if d := bytes.Compare(a.Key, b.Key); d != 0 {
+		return d
+	}
+	switch {
+	case a.Newer(b.Order):
+		return -1
+	case b.Newer(a.Order):
+		return 1
+	default:
+		return 0
+	}
+}
+
+// sortRuns merges the sorted runs of all, which end at ends, two by two until one
+// is left. It returns them, and the memory that it does not need any more; spare
+// is such memory.
+func sortRuns(all []versionchain.Row, ends []int, spare []versionchain.Row) (sorted, rest []versionchain.Row) {
+	for len(ends) > 1 {
+		out := spare[:0]
+		var outEnds []int
+		for i := 0; i < len(ends); i += 2 {
+			from := 0
+			if i > 0 {
+				from = ends[i-1]
+			}
+			if i+1 == len(ends) {
+				out = append(out, all[from:ends[i]]...)
+			} else {
+				out = mergeTwo(out, all[from:ends[i]], all[ends[i]:ends[i+1]])
+			}
+			outEnds = append(outEnds, len(out))
+		}
+		all, spare, ends = out, all, outEnds
+	}
+	return all, spare
+}
+
+// mergeTwo appends two sorted runs to out as one.
+func mergeTwo(out, a, b []versionchain.Row) []versionchain.Row {
+	for len(a) > 0 && len(b) > 0 {
+		if compareRows(&a[0], &b[0]) <= 0 {
+			out = append(out, a[0])
+			a = a[1:]
+		} else {
+			out = append(out, b[0])
+			b = b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
 }
 
 // mergeRules say when a tombstone may go.
@@ -477,54 +536,52 @@ func cut(rows []versionchain.Row, size int) [][]versionchain.Row {
 // cut into one leaf per piece, of which it keeps the first; the others go
 // straight into the gap.
 func (l *Leaf) replace(c *Cache, w *worker, m *merging, pieces [][]versionchain.Row) error {
+	kept := m.unpicked(l.list)
+	image := m.owner == nil && len(kept) == 0 && onePerRecord(pieces)
+	spread := m.owner == nil && len(kept) == 0 && l.page.Len() == 0
+	// bounds[p] and bounds[p+1] are the fences that piece p gets.
+	bounds := make([][]byte, len(pieces)+1)
+	for p, rows := range pieces {
+		low, high := l.low, l.high
+		if spread {
+			if p > 0 {
+				low = bounds[p]
+			}
+			if p+1 < len(pieces) {
+				high = bytes.Clone(pieces[p+1][0].Key)
+			}
+		}
+		bounds[p], bounds[p+1] = low, high
+		if err := w.encode(l.table, m.owner, rows, low, high, image && spread); err != nil {
+			return err
+		}
+	}
 	e := c.space.BeginEdit()
 	l.list.dropGone(e)
 	if m.owner == nil {
 		e.NeedSync()
 	}
-	picked := make(map[tablespace.Addr]bool, len(m.pick))
 	for _, i := range m.pick {
-		picked[m.list.frames[i].Addr] = true
 		e.Refs(m.list.frames[i].Run, -1)
 	}
-	var kept []frame
-	for i := range l.list.frames {
-		if !picked[l.list.frames[i].Addr] {
-			kept = append(kept, l.list.frames[i])
-		}
-	}
-	image := m.owner == nil && len(kept) == 0 && onePerRecord(pieces)
-	spread := m.owner == nil && len(kept) == 0 && l.page.Len() == 0
-	or := &ownerRows{out: m.owner}
-	low, high := l.low, l.high
-	var first []frame
-	var firstHigh []byte
-	for p, rows := range pieces {
-		if spread {
-			if high = l.high; p+1 < len(pieces) {
-				high = bytes.Clone(pieces[p+1][0].Key)
-			}
-		}
-		f, err := c.seal(w, e, l.table, or, rows, low, high, image && spread)
+	firstHigh := l.high
+	for p := range pieces {
+		f, err := c.place(w, e, l.table, p)
 		if err != nil {
 			w.end(e)
 			return err
 		}
 		f.Merged = true
 		switch {
-		case !spread || p == 0:
-			first, firstHigh = append(first, f), high
+		case !spread:
+			kept = append(kept, f)
+		case p == 0:
+			kept, firstHigh = append(kept, f), bounds[1]
 		default:
-			l.putEntry(e, low, high, newList(e.Seq(), []frame{f}))
-		}
-		if spread {
-			low = high
+			l.putEntry(e, bounds[p], bounds[p+1], newList(e.Seq(), []frame{f}))
 		}
 	}
-	if len(pieces) == 0 || !spread {
-		firstHigh = l.high
-	}
-	nl := newList(e.Seq(), append(kept, first...))
+	nl := newList(e.Seq(), kept)
 	if len(nl.frames) == 0 {
 		e.Delete(l.table.ID, l.low)
 		nl = nil
@@ -547,6 +604,21 @@ func (l *Leaf) replace(c *Cache, w *worker, m *merging, pieces [][]versionchain.
 	l.setList(nl, c)
 	l.recharge(c)
 	return nil
+}
+
+// unpicked returns the frames of the list as it is now that the merge did not read.
+func (m *merging) unpicked(now *frameList) []frame {
+	picked := make(map[tablespace.Addr]bool, len(m.pick))
+	for _, i := range m.pick {
+		picked[m.list.frames[i].Addr] = true
+	}
+	var kept []frame
+	for i := range now.frames {
+		if !picked[now.frames[i].Addr] {
+			kept = append(kept, now.frames[i])
+		}
+	}
+	return kept
 }
 
 func onePerRecord(pieces [][]versionchain.Row) bool {

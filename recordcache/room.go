@@ -84,7 +84,7 @@ func (c *Cache) sealUniform(l *Leaf, o *versionchain.Outcome, edge []byte) (done
 		return false, nil
 	}
 	defer w.unhold()
-	if err := l.sealPieces(c, w, c.space.BeginEdit(), edge); err != nil {
+	if err := l.sealPieces(c, w, edge); err != nil {
 		return false, err
 	}
 	o.Depart()
@@ -235,6 +235,7 @@ var errOneRecord = errors.New("saker: leaf is full of one record")
 // exclusively, bound lies within the fences, above low; an edit is reserved if
 // the leaf has a list.
 func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
+	l.page.Fetch()
 	n := l.page.Len()
 	mid, _ := l.page.Find(bound, int(l.prefix))
 	r := &Leaf{table: l.table, dirty: l.dirty}
@@ -461,8 +462,7 @@ func (l *Leaf) sealLarge(c *Cache, w *Writer, wk *worker, key, value []byte) err
 		Key: key, Value: value,
 		Order: base.Order{Epoch: w.Epoch, Leave: w.Self.Leave()},
 	})
-	e := c.space.BeginEdit()
-	err := l.sealList(c, wk, e)
+	err := l.sealList(c, wk)
 	l.recharge(c)
 	if err == nil {
 		w.Self.Depart()

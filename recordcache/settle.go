@@ -3,6 +3,10 @@ package recordcache
 import (
 	"bytes"
 	"context"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/versionchain"
@@ -121,12 +125,14 @@ func (c *Cache) Tick(dst []*Leaf) []*Leaf { return c.ring.tick(dst) }
 // there, until fn returns false.
 func (c *Cache) Walk(fn func(*Leaf) bool) { c.ring.walk(fn) }
 
-// BacklogOwner moves everything that o has in memory to its temp table. After
-// it, if o writes nothing meanwhile, no version of it is resident.
-func (c *Cache) BacklogOwner(ctx context.Context, o *versionchain.Outcome) (err error) {
+// BacklogOwner moves everything that o has in memory to its temp table, with all
+// processors. After it, if o writes nothing meanwhile, no version of it is resident.
+func (c *Cache) BacklogOwner(ctx context.Context, o *versionchain.Outcome) error {
 	rq := Request{Action: BacklogAll, Horizon: c.horizon(), Only: o}
-	for again := true; again && err == nil; {
-		again = false
+	for {
+		var again atomic.Bool
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(runtime.GOMAXPROCS(0))
 		c.ring.walk(func(l *Leaf) bool {
 			l.mu.RLock()
 			has := l.live > 0
@@ -134,14 +140,19 @@ func (c *Cache) BacklogOwner(ctx context.Context, o *versionchain.Outcome) (err 
 			if !has {
 				return true
 			}
-			if _, err = c.Relieve(ctx, l, &rq); err != nil {
-				return false
-			}
-			again = again || l.holds(o.ID)
-			return true
+			g.Go(func() error {
+				_, err := c.Relieve(gctx, l, &rq)
+				if err == nil && l.holds(o.ID) {
+					again.Store(true)
+				}
+				return err
+			})
+			return gctx.Err() == nil
 		})
+		if err := g.Wait(); err != nil || !again.Load() {
+			return err
+		}
 	}
-	return err
 }
 
 // holds reports whether the leaf has a live version of id.

@@ -31,10 +31,15 @@ const (
 // pooled, so that whoever frees memory needs none (M2).
 type worker struct {
 	page   []byte // a copy of a page under construction
-	frame  []byte
+	frames []byte // encoded frames, back to back
+	coded  []coded
+	body   []byte // rows to chill
+
+	in          []byte             // frames read to be merged
+	rows, spare []versionchain.Row // slices of in
+
 	owners []ownerRows
 	thawed []thawedRow
-	added  []frame
 	sc     Scratch
 	room   room
 }
@@ -91,7 +96,7 @@ type thawedRow struct {
 }
 
 func newWorker() *worker {
-	return &worker{page: make([]byte, maxPage), frame: make([]byte, 0, maxPage+8<<10)}
+	return &worker{page: make([]byte, maxPage), frames: make([]byte, 0, maxPage+8<<10)}
 }
 
 func (c *Cache) getWorker() *worker {
@@ -103,8 +108,14 @@ func (c *Cache) getWorker() *worker {
 
 func (c *Cache) putWorker(w *worker) {
 	w.reset()
-	if cap(w.frame) > 8*maxPage {
-		w.frame = make([]byte, 0, maxPage)
+	if cap(w.frames) > 8*maxPage {
+		w.frames = make([]byte, 0, maxPage+8<<10)
+	}
+	if cap(w.body) > 8*maxPage {
+		w.body = nil
+	}
+	if cap(w.in) > 16*maxPage {
+		w.in, w.rows, w.spare = nil, nil, nil
 	}
 	w.sc.trim()
 	c.workers.Put(w)
@@ -119,8 +130,8 @@ func (w *worker) reset() {
 	w.owners = w.owners[:0]
 	clear(w.thawed)
 	w.thawed = w.thawed[:0]
-	clear(w.added)
-	w.added = w.added[:0]
+	clear(w.coded)
+	w.coded, w.frames = w.coded[:0], w.frames[:0]
 }
 
 // of returns the collection for the owner.
@@ -150,33 +161,32 @@ func (w *worker) thawedValue(lsn base.LSN) ([]byte, bool) {
 	return nil, false
 }
 
-// seal encodes rows of one owner as a frame of the leaf range [low, high) and
-// adds it to the edit. It returns the list entry.
-func (c *Cache) seal(w *worker, e *tablespace.EditTx, t *Table, or *ownerRows, rows []versionchain.Row, low, high []byte, image bool) (frame, error) {
+// coded is a frame that is encoded and has no place in a run yet.
+type coded struct {
+	f        frame // but for its address
+	from, to int   // of its bytes in worker.frames
+}
+
+// encode makes a frame of rows of one owner, for the leaf range [low, high), and
+// keeps it in w until it is placed. It is most of the work of sealing, and is done
+// before the edit begins: there is one edit at a time in the whole store.
+func (w *worker) encode(t *Table, out *versionchain.Outcome, rows []versionchain.Row, low, high []byte, image bool) error {
 	m := versionchain.FrameMeta{Table: t.ID, Low: low, High: high, Image: image}
-	var run *tablespace.Run
-	var err error
-	if or.out != nil {
-		m.Owner = or.out.ID
-		run, err = c.backlog.Temp(or.out).Run()
-	} else {
-		run, err = c.backlog.Permanent()
-	}
-	if err != nil {
-		return frame{}, err
+	if out != nil {
+		m.Owner = out.ID
 	}
 	for i := range rows {
 		m.Newest = max(m.Newest, rows[i].TS)
 		m.Leave = max(m.Leave, rows[i].Leave)
 	}
-	w.frame = versionchain.AppendFrame(w.frame[:0], &m, rows)
-	fr, err := versionchain.ParseFrame(w.frame)
+	from := len(w.frames)
+	w.frames = versionchain.AppendFrame(w.frames, &m, rows)
+	fr, err := versionchain.ParseFrame(w.frames[from:])
 	if err != nil {
-		return frame{}, err
+		return err
 	}
-	f := frame{out: or.out}
+	f := frame{out: out}
 	f.FrameRef = tablespace.FrameRef{
-		Addr:   e.AddFrame(run, w.frame, t.ID, m.Owner),
 		Owner:  m.Owner,
 		Newest: m.Newest,
 		Leave:  m.Leave,
@@ -189,7 +199,27 @@ func (c *Cache) seal(w *worker, e *tablespace.EditTx, t *Table, or *ownerRows, r
 		b := append(append(make([]byte, 0, len(first)+len(last)), first...), last...)
 		f.First, f.Last = b[:len(first):len(first)], b[len(first):]
 	}
-	w.room.buf -= len(w.frame)
+	w.coded = append(w.coded, coded{f: f, from: from, to: len(w.frames)})
+	return nil
+}
+
+// place adds the i-th encoded frame to its owner's run and to the edit, and
+// returns the list entry.
+func (c *Cache) place(w *worker, e *tablespace.EditTx, t *Table, i int) (f frame, err error) {
+	cd := &w.coded[i]
+	f = cd.f
+	var run *tablespace.Run
+	if f.out != nil {
+		run, err = c.backlog.Temp(f.out).Run()
+	} else {
+		run, err = c.backlog.Permanent()
+	}
+	if err != nil {
+		return f, err
+	}
+	b := w.frames[cd.from:cd.to]
+	f.Addr = e.AddFrame(run, b, t.ID, f.Owner)
+	w.room.buf -= len(b)
 	e.Refs(run.ID(), 1)
 	return f, nil
 }

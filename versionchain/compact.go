@@ -150,6 +150,21 @@ func (p *Page) CopySize(from, to int) int {
 	return n
 }
 
+// Fetch brings the page into the processor's caches, line after line, which is
+// many times faster than meeting its versions one by one in key order. It pays
+// before a walk over all records of a page that was not touched of late.
+func (p *Page) Fetch() { fetch(p.b[p.top:]) }
+
+// fetch reads a byte of each cache line.
+//
+//go:noinline
+func fetch(b []byte) (sum byte) {
+	for i := 0; i < len(b); i += 64 {
+		sum += b[i]
+	}
+	return sum
+}
+
 // Truncate moves the compacted content of q, built in scratch memory with the
 // length that the block is to have, into the head of p's block.
 func (p *Page) Truncate(q Page) Page {
