@@ -63,7 +63,7 @@ func (c *Cache) Relieve(ctx context.Context, l *Leaf, rq *Request) (rep Report, 
 		if idle {
 			return rep, nil
 		}
-		thawed, err := c.thawLeaf(l, w)
+		thawed, err := c.thawLeaf(l, w, rq.Action == Backlog)
 		if err != nil {
 			return rep, err
 		}
@@ -498,14 +498,20 @@ func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
 const maxThaw = 256 << 10
 
 // thawLeaf reads the data of the leaf's chilled versions before it is locked,
-// up to maxThaw bytes, and returns how many: under the lock there is no I/O.
-func (c *Cache) thawLeaf(l *Leaf, w *worker) (total int, err error) {
+// up to maxThaw bytes, and returns how many: under the lock there is no I/O. With
+// spareFew it leaves those of small owners alone that have so few rows here that
+// they will stay chilled.
+func (c *Cache) thawLeaf(l *Leaf, w *worker, spareFew bool) (total int, err error) {
 	l.mu.RLock()
 	l.page.Fetch()
+	if spareFew {
+		l.countOwners(c, w)
+	}
 	for i := range l.page.Len() {
 		for off := l.page.Newest(i); off != 0; {
 			v := l.page.Version(off)
-			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() && total < maxThaw {
+			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() && total < maxThaw &&
+				!(spareFew && v.Undecided() && w.few(c.reg.Get(v.Txn()))) {
 				lsn, n := l.page.Chilled(off)
 				total += n
 				c.log.Pin(c.log.SegmentOf(lsn))
@@ -515,6 +521,9 @@ func (c *Cache) thawLeaf(l *Leaf, w *worker) (total int, err error) {
 		}
 	}
 	l.mu.RUnlock()
+	for i := range w.owners {
+		w.owners[i].n = 0
+	}
 	for i := range w.thawed {
 		tr := &w.thawed[i]
 		row, err := c.thawRow(tr.lsn, tr.len, &w.sc, tr.key)

@@ -114,7 +114,7 @@ func (c *Cache) readForMerge(w *worker, l *Leaf, key []byte) (*merging, error) {
 		return nil, nil
 	}
 	m.pick, m.owner = choose(m.list)
-	m.pick = m.list.limit(m.pick)
+	m.pick = m.list.limit(m.pick, m.owner != nil)
 	if len(m.pick) < 2 {
 		return nil, nil
 	}
@@ -127,12 +127,26 @@ func (c *Cache) readForMerge(w *worker, l *Leaf, key []byte) (*merging, error) {
 // next one. Any part of a list may be merged, since order lies in the rows.
 const maxMerge = 2 << 20
 
+// maxMerged is how many frames made by merges a leaf may list for a live owner: more
+// than maxFrames bytes of them.
+const maxMerged = maxFrames / mergedFrame * 3 / 2
+
 // limit returns the picked frames that one merge takes, those that no merge has
-// made first, in the order of the list.
-func (fl *frameList) limit(pick []int) []int {
-	total := 0
+// made first, in the order of the list. While a transaction fills the leaf, what one
+// merge made is left to itself until there is much of it: each row is then written
+// twice, however much the leaf takes.
+func (fl *frameList) limit(pick []int, filling bool) []int {
+	total, made := 0, 0
 	var out []int
+	for _, i := range pick {
+		if fl.frames[i].Merged {
+			made++
+		}
+	}
 	for _, merged := range []bool{false, true} {
+		if merged && filling && made <= maxMerged && len(out) >= maxList {
+			break
+		}
 		for _, i := range pick {
 			if f := &fl.frames[i]; f.Merged == merged && (total < maxMerge || len(out) < 2) {
 				total += int(f.Len)
