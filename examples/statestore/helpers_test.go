@@ -174,12 +174,13 @@ func (s *testStore) startWaiting(blocks ...*Block) <-chan done {
 	s.t.Helper()
 	waits := s.Metrics().Waits
 	c := s.start(blocks...)
-	s.untilWaits(waits, c)
+	untilWaits(s, waits, c)
 	return c
 }
 
-// untilWaits returns when some transaction waits, more than before.
-func (s *testStore) untilWaits(before uint64, c <-chan done) {
+// untilWaits returns when one more transaction waits than before; the one that is
+// expected to must not end instead.
+func untilWaits[T any](s *testStore, before uint64, c <-chan T) {
 	s.t.Helper()
 	for s.Metrics().Waits == before {
 		select {

@@ -251,9 +251,9 @@ func TestFinalizeAgainstImport(t *testing.T) {
 		done := s.start(late)
 		<-stop.reached
 		waits := s.Metrics().Waits
-		pruned := make(chan done2, 1)
-		go func() { p, err := s.Finalize(ctx, keep.ID()); pruned <- done2{p, err} }()
-		s.untilWaits(waits, nil)
+		pruned := make(chan finalization, 1)
+		go func() { p, err := s.Finalize(ctx, keep.ID()); pruned <- finalization{p, err} }()
+		untilWaits(s, waits, pruned)
 		close(stop.goOn)
 		if d := <-done; d.err != nil {
 			t.Fatalf("import: %+v", d)
@@ -266,7 +266,8 @@ func TestFinalizeAgainstImport(t *testing.T) {
 	})
 }
 
-type done2 struct {
+// finalization is a Finalize in another goroutine.
+type finalization struct {
 	p   Pruned
 	err error
 }
