@@ -122,7 +122,7 @@ func work(ctx context.Context, c *config, out io.Writer) (err error) {
 			return err
 		}
 	}
-	if err := n.run(ctx, s); err != nil && ctx.Err() == nil {
+	if err := n.run(ctx, s); err != nil && !errors.Is(err, ctx.Err()) {
 		return err
 	}
 	// What is begun is finished: the check does not mind the interrupt.

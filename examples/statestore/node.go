@@ -132,7 +132,7 @@ func (n *node) readLoop(ctx context.Context, s *Store) error {
 			}
 			return nil
 		})
-		if err != nil && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, ctx.Err()) {
 			return err
 		}
 		n.reads.Add(1)

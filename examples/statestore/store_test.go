@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"math/rand/v2"
@@ -508,6 +509,45 @@ func TestKilled(t *testing.T) {
 	out, err = program(t, append(args, "-rounds", "4", "-fail", "2", "-finalize", "2")...)
 	if err != nil || strings.Count(out, "invalid, nothing of it is left") != 2 || strings.Count(out, "is final") != 2 {
 		t.Fatalf("on: %v\n%s", err, out)
+	}
+}
+
+// The first signal ends the program in good order.
+func TestInterrupt(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cmd := exec.Command(exe, "-statestore.program", "--", "-dir", dir, "-rounds", "1000000", "-slots", "50")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	lines, last, sent := bufio.NewScanner(pipe), "", false
+	for lines.Scan() {
+		if !sent && strings.HasPrefix(lines.Text(), "round 2:") {
+			sent = true // a second one would kill
+			if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if strings.HasPrefix(lines.Text(), "checked:") {
+			last = lines.Text()
+		}
+	}
+	if err := cmd.Wait(); err != nil || last == "" {
+		t.Fatalf("exit after SIGINT: %v, %q: %s", err, last, &errs)
+	}
+	out, err := program(t, "-dir", dir, "-rounds", "0")
+	if err != nil || !strings.Contains(out, " 0 committed transactions redone, 0 files") {
+		t.Fatalf("after an orderly end: %v\n%s", err, out)
 	}
 }
 
