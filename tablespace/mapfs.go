@@ -1,6 +1,7 @@
 package tablespace
 
 import (
+	"errors"
 	"io"
 	"strings"
 	"sync"
@@ -76,7 +77,23 @@ func (f *mapFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 		time.Sleep(retryPause) //nolint:forbidigo // Pebble calls, with no context and nothing to wait for
 	}
 	file, err := f.FS.Create(name, c)
+	if err == nil && strings.HasPrefix(f.PathBase(name), "MANIFEST-") {
+		// Pebble makes the marker that names the manifest and then syncs the
+		// directory once for both: a crash may keep the marker alone.
+		if err = f.syncDir(f.PathDir(name)); err != nil {
+			_ = file.Close() // the first error is the one to tell
+		}
+	}
 	return f.opened(name, file, err)
+}
+
+// syncDir makes the entries of a directory durable.
+func (f *mapFS) syncDir(name string) error {
+	d, err := f.FS.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // OpenReadWrite implements vfs.FS.
