@@ -105,7 +105,7 @@ func child(arg string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 func (o *order) open() (*engine.DB, error) {
-	var fs vfs.FS = vfs.Default
+	fs := vfs.Default
 	if o.KillAt > 0 {
 		fs = suicidal(fs, o.KillAt)
 	}

@@ -114,14 +114,13 @@ func (p *process) limit(d time.Duration) (stop func() error) {
 // The result is nil if it was killed.
 func (p *process) ended(when error) error {
 	<-p.exited
-	var exit *exec.ExitError
-	if errors.As(p.status, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](p.status); ok {
 		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL {
 			return nil
 		}
 	}
 	text, _ := os.ReadFile(p.stderr)
-	return fmt.Errorf("%s child: it ended by itself %w: %v: %.2000s", p.job, when, p.status, text)
+	return fmt.Errorf("%s child: it ended by itself %w: %w: %.2000s", p.job, when, p.status, text)
 }
 
 // kill kills the child and takes leave of it. A child that had ended by itself,
