@@ -136,6 +136,12 @@ func (w *writer) mixed(x *tx) error {
 	return nil
 }
 
+// medium is a transaction that fills the log: below the chill threshold of most
+// stores, in groups and a commit record.
+func (w *writer) medium(x *tx) error {
+	return w.some(x, w.table, 100+w.rng.IntN(300))
+}
+
 func (w *writer) some(x *tx, table string, n int) error {
 	for range n {
 		k := keys{Prefix: []byte("k"), First: w.rng.IntN(privateKeys), Step: 1, Mod: privateKeys, Count: 1}

@@ -100,6 +100,8 @@ func (w *writer) step() (err error) {
 		return w.transact(w.clear)
 	case r < 62 || w.id == 0 && r < 75: // one writer does it most of the time
 		return w.transact(w.bulk)
+	case r < 80:
+		return w.transact(w.medium)
 	default:
 		return w.transact(w.mixed)
 	}
