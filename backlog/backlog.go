@@ -114,7 +114,9 @@ func (t *TempTable) Run() (*tablespace.Run, error) {
 }
 
 // Seal ends the owner's runs and waits until they are on stable storage. What
-// it returns belongs into the commit record (L1).
+// it returns belongs into the commit record (L1). The runs are sealed when they
+// are synced and not before: a sealed run that nothing lists, since its frames
+// were merged into others, may be unlinked by a checkpoint at any moment.
 func (t *TempTable) Seal() ([]seriallog.RunTail, error) {
 	t.mu.Lock()
 	runs := append([]*tablespace.Run(nil), t.runs...)
@@ -122,12 +124,14 @@ func (t *TempTable) Seal() ([]seriallog.RunTail, error) {
 	tails := make([]seriallog.RunTail, 0, len(runs))
 	for _, r := range runs {
 		tails = append(tails, seriallog.RunTail{Run: r.ID(), Tail: r.WriteIndex()})
-		r.Seal()
 	}
 	for _, r := range runs {
 		if err := r.Sync(); err != nil {
 			return nil, err
 		}
+	}
+	for _, r := range runs {
+		r.Seal()
 	}
 	return tails, nil
 }

@@ -39,9 +39,8 @@ type recovery struct {
 }
 
 type longTxn struct {
-	out    *versionchain.Outcome
-	ts     base.CommitTS
-	framed bool
+	out *versionchain.Outcome
+	ts  base.CommitTS
 }
 
 // recover brings the store to the state of the last commit record in the log:
@@ -155,7 +154,7 @@ func (r *recovery) survey(rec seriallog.Record) error {
 		}
 		r.spilled = r.spilled || txn.DeadSpilled(c)
 		o := versionchain.DecidedOutcome(c.Txn, c.TS, c.Dead)
-		r.long[c.Txn] = &longTxn{out: o, ts: c.TS, framed: len(c.Runs) > 0}
+		r.long[c.Txn] = &longTxn{out: o, ts: c.TS}
 		for _, s := range c.Segments {
 			r.segs[s] = struct{}{}
 			if r.db.log.Pin(s) {
@@ -383,8 +382,7 @@ func (r *recovery) apply(rec seriallog.Record) error {
 		}
 		r.info.Rows++
 		ord := base.Order{TS: ts, Epoch: row.Epoch, Leave: row.Leave}
-		framed := lt != nil && lt.framed
-		err = r.patiently(func() error { return t.Replay(&r.w, row.Key, row.Value, row.Kind, ord, framed) })
+		err = r.patiently(func() error { return t.Replay(&r.w, row.Key, row.Value, row.Kind, ord) })
 		if err != nil {
 			return err
 		}

@@ -12,12 +12,13 @@ import (
 // Replay applies one committed row of the log, idempotently (L6): the newest by
 // Order stands. No snapshot is active during recovery, so one version per record
 // is enough. Memory must be newer than frames, so a row that some frame of the
-// leaf may hold in a newer version is compared with it first; own frames of the
-// row's transaction may hold one of the same timestamp (framed). errNoMemory
+// leaf may hold in a newer version is compared with it first. That may be one of
+// the same timestamp: a frame of the row's transaction, or one that recovery
+// itself wrote between two rows of it. errNoMemory
 // asks the caller to wait.
-func (t *Table) Replay(w *Writer, key, value []byte, kind base.Kind, ord base.Order, framed bool) error {
+func (t *Table) Replay(w *Writer, key, value []byte, kind base.Kind, ord base.Order) error {
 	for {
-		newer, err := t.framedNewer(w, key, ord, framed)
+		newer, err := t.framedNewer(w, key, ord)
 		if err != nil || newer {
 			return err
 		}
@@ -68,7 +69,7 @@ func (t *Table) replay(w *Writer, key, value []byte, kind base.Kind, ord base.Or
 
 // framedNewer reports whether a frame holds a version of key newer than ord. It
 // leaves the list that it looked at in w.proof.
-func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order, framed bool) (bool, error) {
+func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order) (bool, error) {
 	l, err := t.lockFor(w, key)
 	if err != nil {
 		return false, err
@@ -82,7 +83,7 @@ func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order, framed bool) 
 		if f.out != nil {
 			_, newest = f.out.Status()
 		}
-		if newest > ord.TS || (framed && newest == ord.TS) {
+		if newest >= ord.TS {
 			ask = ask || f.holds(key, hash)
 		}
 	}

@@ -83,7 +83,6 @@ func (t *Table) Write(w *Writer, m Mode, key, value []byte) (*Leaf, error) {
 		case doWrite:
 		}
 		if l.add(w, m, i, exact, key, value) {
-			w.LastLeave = w.Self.Leave()
 			l.mu.Unlock()
 			w.Hint = l
 			return l, nil
@@ -374,6 +373,7 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 		Leave: w.Self.Leave(),
 		Flags: versionchain.FlagListed,
 	}
+	w.LastLeave = v.Leave
 	switch m {
 	case ModeDelete:
 		v.Flags |= uint8(base.KindTombstone)
@@ -392,6 +392,11 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 		own := head.Undecided() && head.Txn() == w.Self.ID
 		if own && m == ModeLock {
 			return true // its own version is lock enough
+		}
+		if own && !w.Large && head.Epoch == v.Epoch && head.Leave == v.Leave {
+			w.Self.Supersede()
+			v.Leave = w.Self.Leave()
+			w.LastLeave = v.Leave
 		}
 		if own && head.Epoch >= w.Stretch && !head.Pinned() {
 			return l.page.Replace(i, value, &v)

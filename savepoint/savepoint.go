@@ -42,9 +42,9 @@ func (iv Intervals) Add(r base.EpochRange) Intervals {
 // Mark is a live savepoint: the epoch that it began and what the owner of the
 // stack wants to find again on rollback to it.
 type Mark struct {
-	Start base.Epoch
-	Refs  int        // length of the transaction's write list then
-	Leave base.Leave // leave number then: equal on rollback, nothing has left memory
+	Start      base.Epoch
+	Refs       int        // length of the transaction's write list then
+	Departures base.Leave // departures then: equal on rollback, nothing has left memory
 }
 
 // MarkBytes is what one live savepoint costs in memory.

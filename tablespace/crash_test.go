@@ -193,6 +193,59 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// L10: recovery, short of memory, merged frames away, so that nothing listed
+// their run any more, and CollectFiles removed the file at once. Killed before
+// the map was flushed, the store came back with a map that listed the run, and
+// could not be opened: "address outside of the run". The same happened to a run
+// that only recovery had listed, from a commit record. Found by bench/crash.
+func TestCollectFilesWaitsForFlush(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := mustOpen(t, smallOptions(fs, 1))
+	endRecovery(t, s)
+	old, _ := s.NewRun(0)
+	addFrame(t, s, old, 300, 1, "a", "b")
+	readded, _ := s.NewRun(7)
+	ref := addFrame(t, s, readded, 300, 2, "b", "c")
+	edit(t, s, func(e *EditTx) {
+		e.Delete(1, []byte("b"))
+		e.Refs(readded.ID(), -1)
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, smallOptions(fs, 2))
+	edit(t, s, func(e *EditTx) {
+		e.Put(1, Entry{Low: []byte("b"), High: []byte("c"), Frames: []FrameRef{ref}})
+		e.Refs(readded.ID(), 1)
+	})
+	seq := edit(t, s, func(e *EditTx) {
+		e.Delete(1, []byte("a"))
+		e.Refs(old.ID(), -1)
+		e.Delete(1, []byte("b"))
+		e.Refs(readded.ID(), -1)
+		e.EndRecovery()
+	})
+	if err := s.WaitApplied(seq); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.CollectFiles(nil); n != 0 || err != nil {
+		t.Errorf("%d files collected, %v; the map on disk lists them", n, err)
+	}
+	killed := mustOpen(t, smallOptions(fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))}), 3))
+	if got, err := killed.ReadFrame(Addr{Run: old.ID(), Off: runHeaderSize, Len: 300}, nil); err != nil || !sameFrame(got, 300, 1) {
+		t.Errorf("a frame that the map lists: %v", err)
+	}
+	endRecovery(t, killed)
+	mustClose(t, killed)
+	if _, err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.Runs != 0 {
+		t.Errorf("%d runs are left after the flush", st.Runs)
+	}
+	mustClose(t, s)
+}
+
 // The prefix that Loaded reports stays that of the last life until recovery
 // says that it is done: re-added frames must not count as survived before.
 func TestEndRecovery(t *testing.T) {

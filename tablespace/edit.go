@@ -114,6 +114,7 @@ func (e *EditTx) Refs(run base.RunID, delta int) {
 		r = e.s.adopt(run)
 	}
 	r.listed.Add(int64(delta))
+	r.named.Store(true)
 	e.push(op{kind: opRef, run: r, delta: int32(delta)})
 }
 

@@ -135,13 +135,16 @@ func (s *Space) loadRow(key, value []byte) error {
 		r.owner = owner
 		r.listed.Store(count)
 		r.applied.Store(count)
+		r.named.Store(true)
 	}
 	return nil
 }
 
-// CollectFiles unlinks the run files that nothing lists and that keep, which
-// may be nil, does not want. To be called when recovery has re-added what the
-// log names (L11).
+// CollectFiles unlinks the run files that nothing has listed since the space was
+// opened and that keep, which may be nil, does not want. To be called when
+// recovery has re-added what the log names (L11). A run whose last entry was
+// removed since is left to Flush: until then the map on disk lists it, or a
+// commit record has it listed again (L10).
 func (s *Space) CollectFiles(keep func(base.RunID) bool) (removed int, err error) {
 	if err := s.writable(); err != nil {
 		return 0, err
@@ -149,7 +152,7 @@ func (s *Space) CollectFiles(keep func(base.RunID) bool) (removed int, err error
 	var list []*Run
 	s.regMu.RLock()
 	for _, r := range s.runs {
-		if s.isOld(r) && r.listed.Load() == 0 && r.applied.Load() == 0 && r.refs.Load() == 0 {
+		if s.isOld(r) && !r.named.Load() && r.refs.Load() == 0 {
 			list = append(list, r)
 		}
 	}

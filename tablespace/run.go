@@ -66,6 +66,10 @@ type Run struct {
 	listed  atomic.Int64 // list entries as of the last edit; changes under Space.q.mu
 	applied atomic.Int64 // list entries as of the last applied edit; applier only writes
 	touched bool         // applier only: in the batch being built
+
+	// named: in this life of the space the map listed the run, if only for a
+	// moment. What is on disk may list it still.
+	named atomic.Bool
 }
 
 // ID returns the id of the run.

@@ -462,7 +462,7 @@ func (tx *Tx) Savepoint() (Savepoint, error) {
 	}
 	mark := savepoint.Mark{Refs: len(tx.refs)}
 	if tx.out != nil {
-		mark.Leave = tx.out.Leave()
+		mark.Departures = tx.out.Departures()
 	}
 	tx.spMu.Lock()
 	defer tx.spMu.Unlock()
@@ -499,7 +499,7 @@ func (tx *Tx) RollbackTo(sp Savepoint) error {
 	// What reached the log or a frame is dead by its epoch. The interval is
 	// recorded first: from here on readers of the transaction and waiters know.
 	undone := !tx.w.Large
-	if tx.w.Large || tx.out.Leave() != mark.Leave {
+	if tx.w.Large || tx.out.Departures() != mark.Departures {
 		tx.out.SetDead(tx.out.Dead().Add(dead))
 	}
 	if !tx.w.Large {
@@ -515,7 +515,7 @@ func (tx *Tx) RollbackTo(sp Savepoint) error {
 		}
 		tx.truncateRedo(mark)
 	}
-	if !undone || tx.out.Leave() != mark.Leave {
+	if !undone || tx.out.Departures() != mark.Departures {
 		tx.out.SetDead(tx.out.Dead().Add(dead)) // the scavenger may have moved some meanwhile
 	}
 	tx.m.waits.wake(tx.out, true)

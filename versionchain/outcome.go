@@ -37,6 +37,8 @@ type Outcome struct {
 	ID    base.TxnID
 	state atomic.Uint64
 	leave atomic.Uint32
+	// superseded is how often leave rose though nothing departed.
+	superseded atomic.Uint32
 	holds atomic.Int32
 	dead  atomic.Pointer[savepoint.Intervals]
 	// Large says that the transaction passed ChillThreshold.
@@ -119,6 +121,21 @@ func (o *Outcome) Leave() base.Leave { return base.Leave(o.leave.Load()) }
 func (o *Outcome) Depart() {
 	o.Left.Store(true)
 	o.leave.Add(1)
+}
+
+// Supersede raises the leave number because the transaction replaces a version
+// of its own whose redo row it keeps: no two rows of a record in the log have
+// the same Order, or a recovery that moves the first to a frame before it comes
+// to the second could not tell them apart. To be called by the transaction only.
+func (o *Outcome) Supersede() {
+	o.superseded.Add(1)
+	o.leave.Add(1)
+}
+
+// Departures returns a number that rises with Depart only. To be called by the
+// transaction only.
+func (o *Outcome) Departures() base.Leave {
+	return base.Leave(o.leave.Load() - o.superseded.Load())
 }
 
 // Dead returns the dead intervals.
