@@ -55,6 +55,18 @@ func (s *Store) SealFull() {
 	}
 }
 
+// Rollover ends the run for committed frames: the next frame goes into a new
+// one. REQUIRES: no lock is held.
+func (s *Store) Rollover() {
+	s.mu.Lock()
+	if s.permanent != nil && s.permanent.Size() > 0 {
+		s.full = append(s.full, s.permanent)
+		s.permanent = nil
+	}
+	s.mu.Unlock()
+	s.SealFull()
+}
+
 // Temp returns the temp table of a transaction, and makes it if need be.
 func (s *Store) Temp(o *versionchain.Outcome) *TempTable {
 	s.mu.Lock()

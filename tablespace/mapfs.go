@@ -29,8 +29,9 @@ type mapFS struct {
 	once    sync.Once
 	wrecked chan struct{} // closed when a goroutine is parked
 
-	mu    sync.Mutex
-	locks []io.Closer // to release the lock of an abandoned map
+	mu      sync.Mutex
+	locks   []io.Closer    // to release the lock of an abandoned map
+	foreign map[string]int // directories of copies: what fails there poisons nothing
 }
 
 // retryPause slows down a Pebble that tries again for ever.
@@ -44,6 +45,32 @@ func newMapFS(fs vfs.FS, p *poison) *mapFS {
 func (f *mapFS) vital(name string) bool {
 	name = f.PathBase(name)
 	return strings.HasPrefix(name, "MANIFEST-") || strings.HasPrefix(name, "marker.")
+}
+
+// exempt adds to, or takes from, the number of copies being made in dir.
+func (f *mapFS) exempt(dir string, n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.foreign == nil {
+		f.foreign = map[string]int{}
+	}
+	if f.foreign[dir] += n; f.foreign[dir] == 0 {
+		delete(f.foreign, dir)
+	}
+}
+
+// isForeign reports whether the file belongs to a copy of the map (Copy): the
+// store does not depend on it, and who copies gets the error.
+func (f *mapFS) isForeign(name string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for dir := range f.foreign {
+		below := strings.TrimSuffix(f.PathJoin(dir, "x"), "x") // dir with a separator
+		if name == dir || strings.HasPrefix(name, below) {
+			return true
+		}
+	}
+	return false
 }
 
 // check returns err, unless the goroutine must not go on.
@@ -63,6 +90,9 @@ func (f *mapFS) check(vital bool, err error) error {
 func park() { select {} }
 
 func (f *mapFS) opened(name string, file vfs.File, err error) (vfs.File, error) {
+	if f.isForeign(name) {
+		return file, err
+	}
 	vital := f.vital(name)
 	if err != nil {
 		return nil, f.check(vital, err)
@@ -94,15 +124,19 @@ func (f *mapFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) 
 // OpenDir implements vfs.FS. The directory is vital: markers are moved by it.
 func (f *mapFS) OpenDir(name string) (vfs.File, error) {
 	d, err := f.FS.OpenDir(name)
-	if err != nil {
-		return nil, err
+	if err != nil || f.isForeign(name) {
+		return d, err
 	}
 	return &mapFile{File: d, fs: f, vital: true}, nil
 }
 
 // Rename implements vfs.FS.
 func (f *mapFS) Rename(oldname, newname string) error {
-	return f.check(f.vital(newname), f.FS.Rename(oldname, newname))
+	err := f.FS.Rename(oldname, newname)
+	if f.isForeign(newname) {
+		return err
+	}
+	return f.check(f.vital(newname), err)
 }
 
 // Lock implements vfs.FS.
