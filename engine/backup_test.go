@@ -14,6 +14,9 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/versionchain"
 )
 
 // backupFS calls fn before each operation that writes into a backup, links
@@ -58,7 +61,9 @@ func wantReleased(t testing.TB, db *DB) {
 		put(t, tx, tb, fmt.Sprintf("k%03d", i), string(value(i, 100)))
 	}
 	backlogAll(t, db)
-	runs := db.temps.Lookup(tx.ID()).Runs()
+	var newest base.TxnID
+	db.reg.Each(func(o *versionchain.Outcome) { newest = max(newest, o.ID) })
+	runs := db.temps.Lookup(newest).Runs()
 	rollback(t, tx)
 	waitSwept(t, db)
 	if len(runs) == 0 || db.space.Find(runs[0]) != nil {
@@ -66,10 +71,9 @@ func wantReleased(t testing.TB, db *DB) {
 	}
 	first := db.log.Files()[0]
 	for range 3 {
-		inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "large", string(value(1, 300<<10))) })
-		check(t, db.Checkpoint(ctx))
-	}
-	for range 3 {
+		for i := range 300 {
+			inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", string(value(i, 1000))) })
+		}
 		check(t, db.Checkpoint(ctx))
 	}
 	if db.log.Files()[0] == first {

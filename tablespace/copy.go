@@ -23,19 +23,22 @@ type Copy struct {
 	s       *Space
 	dir     string
 	release func() error
+	failed  copyErr
 	useless map[base.RunID]struct{} // not listed in the map that was copied, nor ever again
 }
 
-// StartCopy begins a copy into dir, an existing and empty directory.
+// StartCopy begins a copy into dir, an existing and empty directory in which
+// nobody else makes one.
 func (s *Space) StartCopy(dir string) *Copy {
-	dir = s.o.FS.PathJoin(dir) // as Pebble will spell it
-	s.mapFS.exempt(dir, 1)
-	return &Copy{s: s, dir: dir, release: s.HoldUnlink()}
+	c := &Copy{s: s, dir: s.o.FS.PathJoin(dir)} // as Pebble will spell it
+	s.mapFS.exempt(c.dir, &c.failed)
+	c.release = s.HoldUnlink()
+	return c
 }
 
 // Close lets run files go again. The copy is as complete as it was.
 func (c *Copy) Close() {
-	c.s.mapFS.exempt(c.dir, -1)
+	c.s.mapFS.forbid(c.dir)
 	_ = c.release() // a file that could not be removed is collected by the next opening
 }
 
@@ -55,7 +58,11 @@ func (c *Copy) Map(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.db.Checkpoint(s.o.FS.PathJoin(c.dir, mapDirName)); err != nil {
+	err = s.db.Checkpoint(s.o.FS.PathJoin(c.dir, mapDirName))
+	if err == nil {
+		err = c.failed.get()
+	}
+	if err != nil {
 		return fmt.Errorf("saker: copy leaf map: %w", err)
 	}
 	return s.p.get()

@@ -30,8 +30,8 @@ type mapFS struct {
 	wrecked chan struct{} // closed when a goroutine is parked
 
 	mu      sync.Mutex
-	locks   []io.Closer    // to release the lock of an abandoned map
-	foreign map[string]int // directories of copies: what fails there poisons nothing
+	locks   []io.Closer         // to release the lock of an abandoned map
+	foreign map[string]*copyErr // by directory of a copy
 }
 
 // retryPause slows down a Pebble that tries again for ever.
@@ -47,30 +47,59 @@ func (f *mapFS) vital(name string) bool {
 	return strings.HasPrefix(name, "MANIFEST-") || strings.HasPrefix(name, "marker.")
 }
 
-// exempt adds to, or takes from, the number of copies being made in dir.
-func (f *mapFS) exempt(dir string, n int) {
+// copyErr is the first failure to sync a directory of a copy.
+type copyErr struct{ err atomic.Pointer[error] }
+
+func (c *copyErr) get() error {
+	if e := c.err.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// exempt says that a copy of the map is made in dir, until forbid: what fails
+// there poisons nothing, and who copies gets the error.
+func (f *mapFS) exempt(dir string, c *copyErr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.foreign == nil {
-		f.foreign = map[string]int{}
+		f.foreign = map[string]*copyErr{}
 	}
-	if f.foreign[dir] += n; f.foreign[dir] == 0 {
-		delete(f.foreign, dir)
-	}
+	f.foreign[dir] = c
 }
 
-// isForeign reports whether the file belongs to a copy of the map (Copy): the
-// store does not depend on it, and who copies gets the error.
-func (f *mapFS) isForeign(name string) bool {
+func (f *mapFS) forbid(dir string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for dir := range f.foreign {
+	delete(f.foreign, dir)
+}
+
+// copyOf returns the copy that the file belongs to, or nil.
+func (f *mapFS) copyOf(name string) *copyErr {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for dir, c := range f.foreign {
 		below := strings.TrimSuffix(f.PathJoin(dir, "x"), "x") // dir with a separator
 		if name == dir || strings.HasPrefix(name, below) {
-			return true
+			return c
 		}
 	}
-	return false
+	return nil
+}
+
+// copyDir is a directory of a copy. Pebble panics when it cannot sync one, after
+// it has moved a marker; so it is told that it could, and the copy is not used.
+type copyDir struct {
+	vfs.File
+	c *copyErr
+}
+
+// Sync implements vfs.File.
+func (d *copyDir) Sync() error {
+	if err := d.File.Sync(); err != nil {
+		d.c.err.CompareAndSwap(nil, &err)
+	}
+	return nil
 }
 
 // check returns err, unless the goroutine must not go on.
@@ -90,7 +119,7 @@ func (f *mapFS) check(vital bool, err error) error {
 func park() { select {} }
 
 func (f *mapFS) opened(name string, file vfs.File, err error) (vfs.File, error) {
-	if f.isForeign(name) {
+	if f.copyOf(name) != nil {
 		return file, err
 	}
 	vital := f.vital(name)
@@ -124,8 +153,11 @@ func (f *mapFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) 
 // OpenDir implements vfs.FS. The directory is vital: markers are moved by it.
 func (f *mapFS) OpenDir(name string) (vfs.File, error) {
 	d, err := f.FS.OpenDir(name)
-	if err != nil || f.isForeign(name) {
-		return d, err
+	if err != nil {
+		return nil, err
+	}
+	if c := f.copyOf(name); c != nil {
+		return &copyDir{File: d, c: c}, nil
 	}
 	return &mapFile{File: d, fs: f, vital: true}, nil
 }
@@ -133,7 +165,7 @@ func (f *mapFS) OpenDir(name string) (vfs.File, error) {
 // Rename implements vfs.FS.
 func (f *mapFS) Rename(oldname, newname string) error {
 	err := f.FS.Rename(oldname, newname)
-	if f.isForeign(newname) {
+	if f.copyOf(newname) != nil {
 		return err
 	}
 	return f.check(f.vital(newname), err)
