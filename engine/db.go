@@ -312,14 +312,6 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 	return ended(ctx, db.ckpt.run(ctx, db))
 }
 
-// Verify checks what disk can show of the invariants, and those of memory.
-func (db *DB) Verify(ctx context.Context) error {
-	if db.closed.Load() {
-		return ErrClosed
-	}
-	return errors.Join(db.space.Verify(ctx), db.cache.Check())
-}
-
 // Tables returns the names of all tables, sorted.
 func (db *DB) Tables() []string {
 	db.mu.RLock()

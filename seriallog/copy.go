@@ -16,11 +16,10 @@ const copyBytes = 1 << 20
 
 // part is what of a segment belongs to the log below some position.
 type part struct {
-	seq    uint64
-	file   *segment.File
-	header segment.Header
-	end    int64 // of the bytes below the position
-	pinned bool
+	seq  uint64
+	file *segment.File
+	inc  uint32 // the incarnation that wrote it
+	end  int64  // of the bytes below the position
 }
 
 // parts returns the segments of the log below upto, in order. What they say is
@@ -37,7 +36,10 @@ func (l *Log) parts(upto base.LSN) ([]part, error) {
 		if s.seq > last || s.file == nil {
 			continue
 		}
-		p := part{seq: s.seq, file: s.file, end: s.used, pinned: s.pins > 0}
+		p := part{seq: s.seq, file: s.file, inc: s.header.Incarnation, end: s.used}
+		if p.inc == 0 {
+			p.inc = l.opts.Incarnation // begun by this opening, not read
+		}
 		if s.seq == last {
 			p.end = l.offset(upto)
 		}
