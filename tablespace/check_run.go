@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/objstorage"
@@ -153,6 +154,7 @@ func (s *runScan) piece(off uint64) (n uint64, why string) {
 		if n := s.index(off); n > 0 {
 			return n, ""
 		}
+		return 0, "damaged index block"
 	}
 	size, err := versionchain.FrameLen(head)
 	if err == nil && off+uint64(size) > s.end {
@@ -353,13 +355,22 @@ func (c *checker) mapFiles() error {
 				if again && oserror.IsNotExist(err) {
 					missing[path] = true
 				} else if err != nil {
-					c.corrupt(path, 0, "%v", err)
+					c.corrupt(path, blockOf(err), "%v", err)
 				}
 			}
 		}
 		again = again && len(missing) > 0
 	}
 	return nil
+}
+
+// blockOf returns the offset of the block that Pebble's error is about, 0 if it
+// does not say.
+func blockOf(err error) (off uint64) {
+	if _, rest, ok := strings.Cut(err.Error(), "block "); ok {
+		_, _ = fmt.Sscanf(rest, "%d/", &off)
+	}
+	return off
 }
 
 func (c *checker) mapFile(path string) error {
