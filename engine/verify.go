@@ -96,32 +96,38 @@ func dropped(id base.TableID, meta map[string][]byte) bool {
 }
 
 // verifyAccounts compares what is counted in record memory with what is there
-// (M1). That is possible between two equal counts with no transaction open: then
-// nothing has changed in between.
+// (M1). That is possible only if no transaction is open and no worker is at work;
+// otherwise it is left for another time.
 func (db *DB) verifyAccounts(report func(error)) {
-	type count struct{ charged, blocks, mustCharged, mustBlocks int64 }
-	take := func() (c count) {
-		c.charged, c.blocks = db.arena.Charged(), db.arena.Blocks()
-		c.mustCharged, c.mustBlocks = db.cache.Sums()
-		return c
-	}
-	if db.m.Active() > 0 {
+	if !db.ckpt.mu.TryLock() {
 		return
 	}
-	first := take()
-	for range 3 {
-		second := take()
-		if db.m.Active() > 0 {
-			return
+	defer db.ckpt.mu.Unlock()
+	db.scav.Quiet(func() {
+		if err := db.account(); err != nil {
+			report(err)
 		}
-		if first != second || second.charged != db.arena.Charged() || second.blocks != db.arena.Blocks() {
-			first = second // the scavenger, the sweeper or a checkpoint is at work
-			continue
+	})
+}
+
+// account adds up record memory twice; if nothing has changed in between and
+// nobody was there to change it, the sums must be those that were counted.
+func (db *DB) account() error {
+	type sums struct{ charged, blocks, must, mustBlocks int64 }
+	var got [2]sums
+	for i := range got {
+		if db.m.Active() > 0 || db.m.Sweeping() > 0 {
+			return nil
 		}
-		if second.charged != second.mustCharged || second.blocks != second.mustBlocks {
-			report(fmt.Errorf("saker: check M1: %d bytes are charged, of leaves and owners %d; %d bytes in blocks, of leaves %d",
-				second.charged, second.mustCharged, second.blocks, second.mustBlocks))
-		}
-		return
+		g := &got[i]
+		g.charged, g.blocks = db.arena.Charged(), db.arena.Blocks()
+		g.must, g.mustBlocks = db.cache.Sums()
 	}
+	g := &got[1]
+	idle := db.m.Active() == 0 && db.m.Sweeping() == 0
+	if !idle || got[0] != got[1] || g.charged == g.must && g.blocks == g.mustBlocks {
+		return nil
+	}
+	return fmt.Errorf("saker: check M1: %d bytes are charged, of leaves and owners %d; %d bytes in blocks, of leaves %d",
+		g.charged, g.must, g.blocks, g.mustBlocks)
 }
