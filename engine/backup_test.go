@@ -32,7 +32,7 @@ func backupFS(fs vfs.FS, fn func(op errorfs.Op) error) vfs.FS {
 }
 
 // openBackup opens the copy, checks it, and gives it to fn.
-func openBackup(t testing.TB, o *Options, dir string, fn func(db *DB)) {
+func openBackup(t *testing.T, o *Options, dir string, fn func(db *DB)) {
 	t.Helper()
 	db, err := Open(dir, o)
 	if err != nil {
@@ -44,7 +44,7 @@ func openBackup(t testing.TB, o *Options, dir string, fn func(db *DB)) {
 }
 
 // wantNothing fails if the directory has anything in it.
-func wantNothing(t testing.TB, fs vfs.FS, dir string) {
+func wantNothing(t *testing.T, fs vfs.FS, dir string) {
 	t.Helper()
 	if names, err := fs.List(dir); err == nil && len(names) > 0 {
 		t.Fatalf("%s holds %v", dir, names)
@@ -53,7 +53,7 @@ func wantNothing(t testing.TB, fs vfs.FS, dir string) {
 
 // wantReleased fails if a backup still holds files back: a run that nothing
 // lists goes, and log segments are reused.
-func wantReleased(t testing.TB, db *DB) {
+func wantReleased(t *testing.T, db *DB) {
 	t.Helper()
 	tx := mustBegin(t, db, TxOptions{})
 	tb := mustTable(t, db, "released")
@@ -180,7 +180,7 @@ func TestBackupOfBulkTransaction(t *testing.T) {
 	o := tinyOptions()
 	mem := o.FS
 	var hook atomic.Pointer[func()]
-	o.FS = backupFS(mem, func(op errorfs.Op) error {
+	o.FS = backupFS(mem, func(errorfs.Op) error {
 		if fn := hook.Swap(nil); fn != nil {
 			(*fn)()
 		}
@@ -346,6 +346,8 @@ func TestBackupOracle(t *testing.T) {
 			}
 		})
 	}
+	halt := sync.OnceFunc(func() { close(stop); wg.Wait() })
+	defer halt() // whatever the test comes to
 	rng := rand.New(rand.NewPCG(7, 99))
 	for i := range 6 {
 		dir := fmt.Sprintf("backup%d", i)
@@ -365,8 +367,7 @@ func TestBackupOracle(t *testing.T) {
 			}
 		})
 	}
-	close(stop)
-	wg.Wait()
+	halt()
 	mustClose(t, db)
 }
 

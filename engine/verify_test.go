@@ -19,7 +19,7 @@ import (
 )
 
 // flip changes one byte of a file in place and returns what changes it back.
-func flip(t testing.TB, fs vfs.FS, path string, off int64) (undo func()) {
+func flip(t *testing.T, fs vfs.FS, path string, off int64) (undo func()) {
 	t.Helper()
 	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
 	check(t, err)
@@ -39,11 +39,11 @@ func flip(t testing.TB, fs vfs.FS, path string, off int64) (undo func()) {
 }
 
 // findings returns what Verify says, one by one.
-func findings(t testing.TB, db *DB) []error {
+func findings(t *testing.T, db *DB) []error {
 	t.Helper()
 	err := db.Verify(ctx)
 	for {
-		joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // taken apart, not matched
+		joined, ok := err.(interface{ Unwrap() []error })
 		if !ok {
 			if err != nil {
 				return []error{err}
@@ -60,7 +60,7 @@ func findings(t testing.TB, db *DB) []error {
 
 // wantFinding fails unless a finding names the file, an offset in [lo, hi], and
 // says why.
-func wantFinding(t testing.TB, found []error, file string, lo, hi int64, why string) {
+func wantFinding(t *testing.T, found []error, file string, lo, hi int64, why string) {
 	t.Helper()
 	for _, err := range found {
 		var ce *CorruptionError

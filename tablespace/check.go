@@ -14,7 +14,7 @@ import (
 type Fate uint8
 
 const (
-	// FateUnknown: nobody knows it.
+	// FateUnknown is that of a transaction that nobody knows.
 	FateUnknown Fate = iota
 	// FateLive has no outcome yet.
 	FateLive

@@ -3,6 +3,7 @@ package base
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -49,7 +50,7 @@ func (f *Findings) Err() error {
 	defer f.mu.Unlock()
 	errs := f.errs
 	if f.cut > 0 {
-		errs = append(errs[:len(errs):len(errs)], fmt.Errorf("saker: and %d more findings", f.cut))
+		errs = append(slices.Clip(errs), fmt.Errorf("saker: and %d more findings", f.cut))
 	}
 	return errors.Join(errs...)
 }
