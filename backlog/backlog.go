@@ -1,6 +1,7 @@
 package backlog
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -55,6 +56,18 @@ func (s *Store) SealFull() {
 	}
 }
 
+// Rollover ends the run for committed frames: the next frame goes into a new
+// one. REQUIRES: no lock is held.
+func (s *Store) Rollover() {
+	s.mu.Lock()
+	if s.permanent != nil && s.permanent.Size() > 0 {
+		s.full = append(s.full, s.permanent)
+		s.permanent = nil
+	}
+	s.mu.Unlock()
+	s.SealFull()
+}
+
 // Temp returns the temp table of a transaction, and makes it if need be.
 func (s *Store) Temp(o *versionchain.Outcome) *TempTable {
 	s.mu.Lock()
@@ -79,6 +92,38 @@ func (s *Store) Forget(id base.TxnID) {
 	s.mu.Lock()
 	delete(s.temps, id)
 	s.mu.Unlock()
+}
+
+// Check reports what is wrong with the temp tables: each is of a transaction that
+// reg knows, and has its runs as long as that is not aborted.
+func (s *Store) Check(reg *versionchain.Registry, report func(error)) {
+	s.mu.Lock()
+	temps := make([]*TempTable, 0, len(s.temps))
+	for _, t := range s.temps {
+		temps = append(temps, t)
+	}
+	s.mu.Unlock()
+	for _, t := range temps {
+		bad := func(format string, args ...any) {
+			if s.Lookup(t.out.ID) == t { // it may have been decided and forgotten meanwhile
+				report(fmt.Errorf("saker: check: temp table of %v: "+format, append([]any{t.out.ID}, args...)...))
+			}
+		}
+		if reg.Get(t.out.ID) != t.out {
+			bad("L7: its transaction is not in the registry")
+		}
+		t.mu.Lock()
+		runs := append([]*tablespace.Run(nil), t.runs...)
+		t.mu.Unlock()
+		for _, r := range runs {
+			if r.Owner() != t.out.ID {
+				bad("run %x is of %v", uint64(r.ID()), r.Owner())
+			}
+			if s.space.Find(r.ID()) == nil && !t.out.Aborted() && r.Listed() > 0 {
+				bad("P2: run %x is gone", uint64(r.ID()))
+			}
+		}
+	}
 }
 
 // Len returns the number of temp tables.

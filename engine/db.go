@@ -58,6 +58,7 @@ type DB struct {
 
 	ckpt   checkpointer
 	closed atomic.Bool
+	gate   gate // of Checkpoint, Verify and Backup, which Close ends
 }
 
 // Open opens the store in dir, and makes it if there is none. Nil options are
@@ -80,7 +81,7 @@ func (db *DB) open() (err error) {
 	if err := makeDir(fs, db.dir); err != nil {
 		return err
 	}
-	if db.lock, err = fs.Lock(fs.PathJoin(db.dir, "LOCK")); err != nil {
+	if db.lock, err = fs.Lock(fs.PathJoin(db.dir, lockName)); err != nil {
 		return fmt.Errorf("%w: %w", ErrLocked, err)
 	}
 	if db.incarnation, err = openFormat(fs, db.dir); err != nil {
@@ -92,14 +93,14 @@ func (db *DB) open() (err error) {
 	db.recovering.Store(true)
 	db.replayed.done = make(chan struct{})
 	db.log, err = seriallog.Open(seriallog.Options{
-		FS: fs, Dir: fs.PathJoin(db.dir, "log"), SegmentSize: db.o.LogSegmentSize, BufferSize: db.o.logBuffer,
+		FS: fs, Dir: fs.PathJoin(db.dir, logDir), SegmentSize: db.o.LogSegmentSize, BufferSize: db.o.logBuffer,
 		Incarnation: db.incarnation, OnFailure: db.fail,
 	})
 	if err != nil {
 		return err
 	}
 	db.space, err = tablespace.Open(tablespace.Options{
-		FS: fs, Dir: fs.PathJoin(db.dir, "space"), Incarnation: db.incarnation,
+		FS: fs, Dir: fs.PathJoin(db.dir, spaceDir), Incarnation: db.incarnation,
 		MemTableSize: db.o.MapMemTable, CacheSize: db.o.mapCache, BufferSize: db.o.runBuffer,
 		RunSize: db.o.RunSize, SyncLog: db.syncLog, OnFailure: db.fail,
 	})
@@ -190,7 +191,7 @@ func (db *DB) syncLog() error {
 func (db *DB) syncReplayed() error {
 	fs := db.o.FS
 	for _, name := range db.log.Files() {
-		f, err := fs.OpenReadWrite(fs.PathJoin(db.dir, "log", name), vfs.WriteCategoryUnspecified)
+		f, err := fs.OpenReadWrite(fs.PathJoin(db.dir, logDir, name), vfs.WriteCategoryUnspecified)
 		if err != nil {
 			return err
 		}
@@ -201,12 +202,14 @@ func (db *DB) syncReplayed() error {
 	return nil
 }
 
-// Close rolls back open transactions, makes everything durable and closes the
-// store. ErrClosed when it was closed before.
+// Close ends running backups and verifications with ErrClosed, rolls back open
+// transactions, makes everything durable and closes the store. ErrClosed when it
+// was closed before.
 func (db *DB) Close() error {
 	if db.closed.Swap(true) {
 		return ErrClosed
 	}
+	db.gate.close()
 	err := db.m.Close()
 	db.ckpt.close()
 	if db.failed() == nil {
@@ -301,18 +304,12 @@ func (db *DB) Sync() error {
 // Checkpoint writes what memory holds of committed rows to runs, so that the log
 // before it is not needed any more.
 func (db *DB) Checkpoint(ctx context.Context) error {
-	if db.closed.Load() {
-		return ErrClosed
+	ctx, leave, err := db.gate.enter(ctx)
+	if err != nil {
+		return err
 	}
-	return db.ckpt.run(ctx, db)
-}
-
-// Verify checks what disk can show of the invariants, and those of memory.
-func (db *DB) Verify(ctx context.Context) error {
-	if db.closed.Load() {
-		return ErrClosed
-	}
-	return errors.Join(db.space.Verify(ctx), db.cache.Check())
+	defer leave()
+	return ended(ctx, db.ckpt.run(ctx, db))
 }
 
 // Tables returns the names of all tables, sorted.

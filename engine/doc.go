@@ -5,6 +5,7 @@
 //	                                                                          │
 //	  Begin, View, Update ──► Tx (package txn)       CreateTable, DropTable ◄─┤
 //	  Checkpoint ─► position ─► leaves ─► edit ─► flush ─► log reused       ◄─┤
+//	  Backup ─► map ─► log up to E ─► runs ─► FORMAT                        ◄─┤
 //	  Metrics, Verify, Events, Sync, Close                                  ◄─┘
 //
 //	 checkpoint position P
@@ -27,6 +28,8 @@
 //   - L11: files are collected after replay, and only those that nothing lists.
 //   - DropTable excludes the table's writers before its record is written; its
 //     data goes when no snapshot is older.
+//   - A backup takes the parts in the order in which they rely on each other, each
+//     newer than the one before, and is openable only when all of it is durable.
 //   - M1: Options.Memory is split once, at Open; Metrics reports the split.
 //
 // Concurrency: a DB may be used from any goroutine; a Tx, and what came from it,
@@ -34,6 +37,8 @@
 // of its own that is held over I/O. Events may come from any goroutine, must be
 // quick and must not call the DB.
 //
-// Not promised: isolation above snapshots, hot backup, several processes on one
+// Backup, Verify and Checkpoint may take long; Close ends them and waits (gate).
+//
+// Not promised: isolation above snapshots, several processes on one
 // directory; that Close is quick (it makes a checkpoint); that RSS equals Memory.
 package engine

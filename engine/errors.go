@@ -13,6 +13,9 @@ var (
 	ErrFormatTooNew = base.ErrFormatTooNew
 	// ErrInvalidOptions is returned by Open with every option at fault.
 	ErrInvalidOptions = base.ErrInvalidOptions
+	// ErrBackupExists is returned by Backup when its directory is a file, is not
+	// empty, or is the goal of another backup.
+	ErrBackupExists = base.ErrBackupExists
 
 	// ErrTableExists is returned by CreateTable.
 	ErrTableExists = base.ErrTableExists

@@ -23,6 +23,10 @@ import (
 const (
 	formatName    = "FORMAT"
 	formatVersion = 1
+
+	lockName = "LOCK"
+	logDir   = "log"
+	spaceDir = "space"
 )
 
 // openFormat checks the format, and raises and stores the incarnation.
@@ -32,11 +36,33 @@ func openFormat(fs vfs.FS, dir string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
+	if inc == 0 {
+		if err := checkFresh(fs, dir); err != nil {
+			return 0, err
+		}
+	}
 	if inc >= 1<<22 {
 		return 0, &base.CorruptionError{File: formatName, Why: "incarnation out of range"}
 	}
 	inc++
 	return inc, writeFormat(fs, dir, path, inc)
+}
+
+// checkFresh refuses a directory that has data and no FORMAT, which is written
+// first in a new store and last in a backup: to take it for an empty store would
+// be to lose the data in it.
+func checkFresh(fs vfs.FS, dir string) error {
+	for _, name := range []string{logDir, spaceDir} {
+		_, err := fs.Stat(fs.PathJoin(dir, name))
+		if err == nil {
+			why := "missing, but " + name + " is there: a backup that did not end, or a lost file"
+			return &base.CorruptionError{File: formatName, Why: why}
+		}
+		if !errors.Is(err, iofs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func readFormat(fs vfs.FS, path string) (uint32, error) {

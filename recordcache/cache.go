@@ -201,6 +201,9 @@ func (c *Cache) ForgetOwner(id base.TxnID) {
 // KnowsOwner reports whether the transaction has an outcome.
 func (c *Cache) KnowsOwner(id base.TxnID) bool { return c.owner(id) != nil }
 
+// Owner returns the outcome of the owner of a frame; nil when unknown.
+func (c *Cache) Owner(id base.TxnID) *versionchain.Outcome { return c.owner(id) }
+
 // owner finds the outcome of the owner of a frame; nil when unknown.
 func (c *Cache) owner(id base.TxnID) *versionchain.Outcome {
 	if o := c.reg.Get(id); o != nil {

@@ -2,70 +2,185 @@ package recordcache
 
 import (
 	"bytes"
-	"errors"
+	"context"
 	"fmt"
+	"slices"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/versionchain"
 )
 
-// Check verifies what memory can show of the invariants, leaf by leaf, and
-// returns all that it finds. It may run beside everything else.
-func (c *Cache) Check() error {
-	var errs []error
+// Check verifies what memory can show of the invariants, leaf by leaf, compares
+// each leaf with its entry in the leaf map, and reports all that it finds. It may
+// run beside everything else. The error is that of ctx.
+func (c *Cache) Check(ctx context.Context, report func(error)) error {
 	c.ring.walk(func(l *Leaf) bool {
 		l.mu.RLock()
 		if !l.dead {
-			if err := l.check(c); err != nil {
-				errs = append(errs, err)
-			}
+			l.check(c, report)
 		}
 		l.mu.RUnlock()
-		return len(errs) < 100
+		c.checkMapped(l, report)
+		return ctx.Err() == nil
 	})
-	if over := c.arena.Overdrawn(); over > 0 {
-		errs = append(errs, fmt.Errorf("saker: check M1: record memory was overdrawn by %d bytes", over))
+	if err := c.arena.Check(); err != nil {
+		report(err)
 	}
-	return errors.Join(errs...)
+	if over := c.arena.Overdrawn(); over > 0 {
+		report(fmt.Errorf("saker: check M1: record memory was overdrawn by %d bytes", over))
+	}
+	return ctx.Err()
+}
+
+// Sums returns what the leaves and owners have charged to record memory, and the
+// bytes of their blocks. While leaves change it is of no one moment.
+func (c *Cache) Sums() (charged, blocks int64) {
+	c.ring.walk(func(l *Leaf) bool {
+		l.mu.RLock()
+		charged += l.charged
+		blocks += int64(cap(l.page.Block()))
+		for _, b := range l.mem {
+			blocks += int64(cap(b))
+		}
+		l.mu.RUnlock()
+		return true
+	})
+	c.mu.RLock()
+	for _, d := range c.owners {
+		charged += d.cost
+	}
+	c.mu.RUnlock()
+	return charged, blocks
+}
+
+// bad makes a finding about the leaf. REQUIRES: l.mu is held, or l.low otherwise
+// known not to change.
+func (l *Leaf) bad(inv, format string, args ...any) error {
+	return &base.CorruptionError{
+		File: "record memory",
+		Why:  fmt.Sprintf("%s: table %d leaf %x: %s", inv, l.table.ID, l.low, fmt.Sprintf(format, args...)),
+	}
 }
 
 // check verifies one leaf. REQUIRES: l.mu is held.
-func (l *Leaf) check(c *Cache) error {
-	bad := func(inv, format string, args ...any) error {
-		return &base.CorruptionError{
-			File: "record memory",
-			Why:  fmt.Sprintf("%s: table %d leaf %x: %s", inv, l.table.ID, l.low, fmt.Sprintf(format, args...)),
-		}
-	}
+func (l *Leaf) check(c *Cache, report func(error)) {
+	bad := func(inv, format string, args ...any) { report(l.bad(inv, format, args...)) }
 	if l.high != nil && bytes.Compare(l.low, l.high) >= 0 {
-		return bad("P4", "fences %x, %x", l.low, l.high)
+		bad("P4", "fences %x, %x", l.low, l.high)
 	}
 	if l.mem != nil && len(l.mem) != l.listLen() {
-		return bad("P1", "%d resident copies of %d frames", len(l.mem), l.listLen())
+		bad("P1", "%d resident copies of %d frames", len(l.mem), l.listLen())
 	}
-	if (l.list != nil && l.listLen() > 0) && !l.mapped {
-		return bad("L10", "lists frames but has no entry in the map")
+	if l.listLen() > 0 && !l.mapped {
+		bad("L10", "lists frames but has no entry in the map")
+	}
+	if cost := l.cost(); l.charged != cost {
+		bad("M1", "its descriptor costs %d bytes, %d are charged", cost, l.charged)
+	}
+	for i := range l.listLen() {
+		if f := &l.list.frames[i]; (f.Owner != 0) != (f.out != nil) || f.out != nil && f.out.ID != f.Owner {
+			bad("L7", "frame %d of owner %v has another outcome", i, f.Owner)
+		}
 	}
 	live, unclean := 0, 0
 	for i := range l.page.Len() {
 		key := l.page.Key(i)
 		if !l.covers(key) {
-			return bad("P4", "key %x outside its fences", key)
+			bad("P4", "key %x outside its fences", key)
 		}
 		if i > 0 && bytes.Compare(l.page.Key(i-1), key) >= 0 {
-			return bad("P1", "keys %x, %x out of order", l.page.Key(i-1), key)
+			bad("P1", "keys %x, %x out of order", l.page.Key(i-1), key)
 		}
-		if err := l.checkChain(c, i, bad, &live, &unclean); err != nil {
-			return err
+		if err := l.checkChain(c, i, l.bad, &live, &unclean); err != nil {
+			report(err)
 		}
 	}
 	if live > l.live {
-		return bad("P6", "%d live versions, %d counted", live, l.live)
+		bad("P6", "%d live versions, %d counted", live, l.live)
 	}
 	if unclean > 0 && !l.dirty {
-		return bad("L6", "%d committed versions that no frame holds in a leaf marked clean", unclean)
+		bad("L6", "%d committed versions that no frame holds in a leaf marked clean", unclean)
 	}
-	return nil
+}
+
+// mappedLeaf is what the leaf map must say of a leaf.
+type mappedLeaf struct {
+	list      *frameList
+	low, high []byte
+	mapped    bool
+}
+
+func (l *Leaf) asMapped() (m mappedLeaf, ok bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return mappedLeaf{list: l.list, low: l.low, high: l.high, mapped: l.mapped}, !l.dead
+}
+
+// checkMapped compares a leaf with the leaf map (L10). The two change together
+// under the leaf's lock: if the leaf is the same before and after the look at the
+// map, then they must agree. REQUIRES: no lock is held.
+func (c *Cache) checkMapped(l *Leaf, report func(error)) {
+	m, ok := l.asMapped()
+	for range 8 { // a leaf that changes all the time is checked another time
+		if !ok {
+			return
+		}
+		en, found, _, holeHigh, err := c.space.Lookup(l.table.ID, m.low)
+		if err != nil {
+			report(err)
+			return
+		}
+		var why string
+		switch {
+		case found && m.mapped:
+			why = m.differs(&en)
+		case found:
+			why = "is not in the map, which has an entry there"
+		case m.mapped:
+			why = "is in the map, which has no entry there"
+		case holeHigh != nil && (m.high == nil || bytes.Compare(holeHigh, m.high) < 0):
+			why = "is not in the map, which has an entry within its fences"
+		}
+		if found {
+			c.space.ReleaseEntry(&en)
+		}
+		if why == "" {
+			return
+		}
+		now, alive := l.asMapped()
+		if alive && now.list == m.list && now.mapped == m.mapped && bytes.Equal(now.low, m.low) && bytes.Equal(now.high, m.high) {
+			report(&base.CorruptionError{
+				File: "record memory",
+				Why:  fmt.Sprintf("L10: table %d leaf %x: %s", l.table.ID, m.low, why),
+			})
+			return
+		}
+		m, ok = now, alive
+	}
+}
+
+// differs says how the entry differs from the leaf, empty if it does not.
+func (m *mappedLeaf) differs(en *tablespaceEntry) string {
+	if !bytes.Equal(en.Low, m.low) || !bytes.Equal(en.High, m.high) || (en.High == nil) != (m.high == nil) {
+		return fmt.Sprintf("fences %x, %x are %x, %x in the map", m.low, m.high, en.Low, en.High)
+	}
+	n := 0
+	if m.list != nil {
+		if m.list.seq != en.Seq {
+			return fmt.Sprintf("is of edit %d, in the map of %d (P7)", m.list.seq, en.Seq)
+		}
+		n = len(m.list.frames) + len(m.list.gone)
+	}
+	if n != len(en.Frames) {
+		return fmt.Sprintf("lists %d frames, %d in the map", n, len(en.Frames))
+	}
+	for i := range en.Frames {
+		f := &en.Frames[i]
+		if m.list.index(f.Addr) < 0 && !slices.Contains(m.list.gone, f.Run) {
+			return fmt.Sprintf("does not list the frame at %d of run %x", f.Off, uint64(f.Run))
+		}
+	}
+	return ""
 }
 
 func (l *Leaf) checkChain(c *Cache, i int, bad func(string, string, ...any) error, live, unclean *int) error {

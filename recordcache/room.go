@@ -260,6 +260,8 @@ func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
 	l.setFences(l.low, bound)
 	if l.list != nil {
 		l.splitList(c, w, r)
+	} else {
+		l.recharge(c) // for its new fence
 	}
 	c.ring.addAfter(l, r)
 	t.addLocked(r)

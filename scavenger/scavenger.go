@@ -34,6 +34,9 @@ type Scavenger struct {
 	track    atomic.Pointer[func(base.TxnID, base.LSN, uint64)]
 	stretch  atomic.Pointer[func(base.TxnID) []base.Epoch]
 
+	// work is held shared by an episode or a merge, for Quiet; outermost.
+	work sync.RWMutex
+
 	mu      sync.Mutex // guards the fields below
 	waiters []*waiter  // first come, first served (M7)
 	merges  map[mergeKey]struct{}
@@ -141,12 +144,26 @@ func (s *Scavenger) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		if s.Arena.Reserved() > s.high || s.waiting() {
+			s.work.RLock()
 			s.episode(ctx, hand)
+			s.work.RUnlock()
 		}
 		if s.Arena.Touched()+s.Arena.Charged() > s.Arena.Cap() {
 			s.Arena.Trim() // charges have taken the place of blocks: give their pages back
 		}
 	}
+}
+
+// Quiet calls fn while the scavenger's goroutines are between two pieces of work,
+// and keeps them there; it reports false, without calling, when they are not. fn
+// must be short and need no record memory.
+func (s *Scavenger) Quiet(fn func()) bool {
+	if !s.work.TryLock() {
+		return false
+	}
+	defer s.work.Unlock()
+	fn()
+	return true
 }
 
 func (s *Scavenger) waiting() bool {
@@ -369,6 +386,8 @@ func (s *Scavenger) runMerges(ctx context.Context) {
 			return
 		}
 		// A merge that fails leaves everything as it was.
+		s.work.RLock()
 		_ = s.Cache.Merge(ctx, k.t, []byte(k.low), *s.stretch.Load())
+		s.work.RUnlock()
 	}
 }

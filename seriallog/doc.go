@@ -35,7 +35,9 @@
 //  6. Bytes appended and not yet written never exceed what was reserved, and
 //     that never exceeds BufferSize (M1). Grants are first come, first served
 //     (M7).
-//  7. Exactly one goroutine, the leader, writes at any time: a caller of Sync
+//  7. A copy of the log ends at a synced position: nothing behind it is in it, so
+//     that it ends as after a crash (CopyTo).
+//  8. Exactly one goroutine, the leader, writes at any time: a caller of Sync
 //     that finds no leader, its heir, or the background writer.
 //
 // Concurrency: every method may be called from any goroutine, Replay and

@@ -35,6 +35,8 @@
 //   - P4: a reference to a run (Acquire, or the entry that a lookup returned)
 //     keeps its frames readable, in the buffer or in the file, dropped or not.
 //   - P7: Entry.Seq is the edit that wrote the entry; it never repeats.
+//   - A Copy (backup) names every run that its map lists and that anybody may read:
+//     nothing is unlinked from before the map is copied until the runs are.
 //   - M5: a run holds at most 512 index entries in memory, whatever its size.
 //   - M7: room in queue and buffer is reserved before any lock, first come first
 //     served. Between BeginEdit and End nothing waits but for short mutexes.
@@ -54,7 +56,7 @@
 // (Run.mu: to open a file, not while it is written to). Run.ioMu is held for I/O
 // and taken before Run.mu.
 //
-// Not promised: that two Puts in one or several edits do not overlap (Verify
+// Not promised: that two Puts in one or several edits do not overlap (Check
 // looks for it); that the rows of a frame are those of its leaf; that a lost run
 // of an owner that never committed is cleaned up, for only the caller knows the
 // outcome; few open files: one per run with readers or writers, kept open.

@@ -20,6 +20,8 @@ func (s *Space) idle(r *Run, seq base.EditSeq) {
 // still written to, or listed again, or read at the moment, are kept: the first
 // and the last stay in the list.
 func (s *Space) unlinkIdle(durable base.EditSeq) error {
+	s.collectMu.Lock()
+	defer s.collectMu.Unlock()
 	s.idleMu.Lock()
 	list := s.idleRuns
 	s.idleRuns = nil

@@ -59,7 +59,7 @@ func (s *Space) loadRuns() error {
 		if err != nil {
 			return fmt.Errorf("saker: stat run: %w", err)
 		}
-		r := &Run{s: s, id: id}
+		r := &Run{s: s, id: id, found: true}
 		n := uint64(info.Size())
 		r.size.Store(n)
 		r.written.Store(n)

@@ -30,8 +30,9 @@ type mapFS struct {
 	once    sync.Once
 	wrecked chan struct{} // closed when a goroutine is parked
 
-	mu    sync.Mutex
-	locks []io.Closer // to release the lock of an abandoned map
+	mu      sync.Mutex
+	locks   []io.Closer         // to release the lock of an abandoned map
+	foreign map[string]*copyErr // by directory of a copy
 }
 
 // retryPause slows down a Pebble that tries again for ever.
@@ -45,6 +46,61 @@ func newMapFS(fs vfs.FS, p *poison) *mapFS {
 func (f *mapFS) vital(name string) bool {
 	name = f.PathBase(name)
 	return strings.HasPrefix(name, "MANIFEST-") || strings.HasPrefix(name, "marker.")
+}
+
+// copyErr is the first failure to sync a directory of a copy.
+type copyErr struct{ err atomic.Pointer[error] }
+
+func (c *copyErr) get() error {
+	if e := c.err.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// exempt says that a copy of the map is made in dir, until forbid: what fails
+// there poisons nothing, and who copies gets the error.
+func (f *mapFS) exempt(dir string, c *copyErr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.foreign == nil {
+		f.foreign = map[string]*copyErr{}
+	}
+	f.foreign[dir] = c
+}
+
+func (f *mapFS) forbid(dir string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.foreign, dir)
+}
+
+// copyOf returns the copy that the file belongs to, or nil.
+func (f *mapFS) copyOf(name string) *copyErr {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for dir, c := range f.foreign {
+		below := strings.TrimSuffix(f.PathJoin(dir, "x"), "x") // dir with a separator
+		if name == dir || strings.HasPrefix(name, below) {
+			return c
+		}
+	}
+	return nil
+}
+
+// copyDir is a directory of a copy. Pebble panics when it cannot sync one, after
+// it has moved a marker; so it is told that it could, and the copy is not used.
+type copyDir struct {
+	vfs.File
+	c *copyErr
+}
+
+// Sync implements vfs.File.
+func (d *copyDir) Sync() error {
+	if err := d.File.Sync(); err != nil {
+		d.c.err.CompareAndSwap(nil, &err)
+	}
+	return nil
 }
 
 // check returns err, unless the goroutine must not go on.
@@ -64,6 +120,9 @@ func (f *mapFS) check(vital bool, err error) error {
 func park() { select {} }
 
 func (f *mapFS) opened(name string, file vfs.File, err error) (vfs.File, error) {
+	if f.copyOf(name) != nil {
+		return file, err
+	}
 	vital := f.vital(name)
 	if err != nil {
 		return nil, f.check(vital, err)
@@ -114,12 +173,19 @@ func (f *mapFS) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c := f.copyOf(name); c != nil {
+		return &copyDir{File: d, c: c}, nil
+	}
 	return &mapFile{File: d, fs: f, vital: true}, nil
 }
 
 // Rename implements vfs.FS.
 func (f *mapFS) Rename(oldname, newname string) error {
-	return f.check(f.vital(newname), f.FS.Rename(oldname, newname))
+	err := f.FS.Rename(oldname, newname)
+	if f.copyOf(newname) != nil {
+		return err
+	}
+	return f.check(f.vital(newname), err)
 }
 
 // Lock implements vfs.FS.

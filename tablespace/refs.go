@@ -79,7 +79,7 @@ func (r *Run) doom() error {
 		c.charged = 0
 	}
 	r.s.bytes.release(charged)
-	exists := r.written.Load() > 0 || r.file != nil
+	exists := r.found || r.written.Load() > 0 || r.file != nil
 	if exists {
 		// Readers need it open; who cannot open it could not read it either.
 		_, _ = r.readableLocked()

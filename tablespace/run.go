@@ -39,6 +39,7 @@ type Run struct {
 	s     *Space
 	id    base.RunID
 	owner base.TxnID
+	found bool // its file, possibly empty, was there when the space was opened
 
 	// refs counts readers, and whoever else needs the file; with the bit gone.
 	refs atomic.Int64

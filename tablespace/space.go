@@ -96,11 +96,12 @@ type Space struct {
 	a     applier
 	views viewPool
 
-	idleMu   sync.Mutex // guards idleRuns
-	idleRuns []idleRun
-	holdMu   sync.Mutex // guards holds, held
-	holds    int
-	held     []*Run
+	collectMu sync.Mutex // held by unlinkIdle: a run it looks at is in neither list
+	idleMu    sync.Mutex // guards idleRuns
+	idleRuns  []idleRun
+	holdMu    sync.Mutex // guards holds, held
+	holds     int
+	held      []*Run
 
 	bytesWritten, syncs, batches, unlinked atomic.Uint64
 

@@ -283,3 +283,37 @@ func eventually(tb testing.TB, what string, cond func() bool) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// A crash left the name of a run and none of its bytes. The file was taken for
+// one that had not been made yet when it was collected, stayed, and so did every
+// one like it; Verify found them.
+func TestEmptyRunFileIsCollected(t *testing.T) {
+	fs := vfs.NewMem()
+	o := smallOptions(fs, 1)
+	if err := fs.MkdirAll(fs.PathJoin(o.Dir, runDirName), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := fs.PathJoin(o.Dir, runDirName, "0000000000000007.run")
+	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if n, err := s.CollectFiles(nil); n != 1 || err != nil {
+		t.Errorf("%d files collected, %v", n, err)
+	}
+	if _, err := fs.Stat(path); err == nil {
+		t.Error("the empty file is still there")
+	}
+}

@@ -181,6 +181,12 @@ func CheckFrame(frame []byte, run base.RunID, off uint64) error {
 	return err
 }
 
+// LooksLikeFrame reports whether b may be the beginning of a frame, for who looks
+// for one behind damage. At least 12 bytes tell.
+func LooksLikeFrame(b []byte) bool {
+	return len(b) >= posTable && b[posMagic] == frameMagic && b[posVersion] == frameVersion
+}
+
 // FrameLen returns the length of the frame that begins with b, of which the
 // first 4 bytes are enough. The length is plausible, not verified.
 func FrameLen(b []byte) (int, error) {

@@ -16,6 +16,9 @@ var (
 	ErrFormatTooNew = errors.New("saker: store has a newer format")
 	// ErrInvalidOptions is returned by Open, wrapped with every option at fault.
 	ErrInvalidOptions = errors.New("saker: invalid options")
+	// ErrBackupExists is returned by Backup when its directory exists and is not
+	// empty, or is being written to.
+	ErrBackupExists = errors.New("saker: backup directory is not empty")
 )
 
 // Errors of tables.

@@ -57,6 +57,41 @@ func (r *Reader) Next() (b Block, ok bool, err error) {
 	return b, true, nil
 }
 
+// Skip moves on to the first intact block of the reader's incarnation behind Off
+// that ends at or before end, and reports whether there is one. It is for a check
+// that goes on behind damage.
+func (r *Reader) Skip(end int64) (bool, error) {
+	var magic [4]byte
+	binary.LittleEndian.PutUint32(magic[:], blockMagic)
+	for p := r.place.Off + 1; p+BlockHeaderSize <= end; {
+		win, err := r.window(p, BlockHeaderSize)
+		if err != nil {
+			return false, err
+		}
+		i := bytes.Index(win, magic[:])
+		if i < 0 {
+			if len(win) < BlockHeaderSize {
+				break
+			}
+			p += int64(len(win) - len(magic) + 1)
+			continue
+		}
+		p += int64(i)
+		at := r.place
+		at.Off = p
+		_, n, err := r.blockAt(at)
+		if err != nil {
+			return false, err
+		}
+		if n > 0 && p+n <= end {
+			r.place.Off = p
+			return true, nil
+		}
+		p++
+	}
+	return false, nil
+}
+
 // Hunt looks for intact blocks anywhere from off on and returns the greatest
 // synced position in them, zero if there is none. Blocks are not aligned, so
 // every place with a block's magic is tried, with every given incarnation.
