@@ -70,7 +70,7 @@ func Open(dir string, opts *Options) (*DB, error) {
 	db := &DB{o: o, dir: dir, tables: make(map[string]*Table), reg: &versionchain.Registry{}, snaps: &txn.Snapshots{}}
 	if err := db.open(); err != nil {
 		_ = db.release() // the first error is the one to tell
-		return nil, fmt.Errorf("saker: open %s: %w", dir, err)
+		return nil, fmt.Errorf("saker: open %s: %w", dir, base.DiskFull(err))
 	}
 	return db, nil
 }
@@ -155,7 +155,7 @@ func (db *DB) start() error {
 
 // fail poisons the store (L8).
 func (db *DB) fail(err error) {
-	wrapped := fmt.Errorf("%w: %w", ErrPoisoned, err)
+	wrapped := base.Poisoned(err)
 	if !db.failure.CompareAndSwap(nil, &wrapped) {
 		return
 	}
@@ -167,12 +167,17 @@ func (db *DB) fail(err error) {
 	}
 }
 
-// failed returns the failure that poisoned the store, or nil.
+// failed returns the failure that poisoned the store, or nil. The parts are asked
+// too: they tell the store on goroutines of their own, and until then no commit
+// may succeed either.
 func (db *DB) failed() error {
 	if p := db.failure.Load(); p != nil {
 		return *p
 	}
-	return nil
+	if err := db.log.Err(); err != nil {
+		return err
+	}
+	return db.space.Err()
 }
 
 // syncLog makes the log durable as far as committed frames need it (L10).

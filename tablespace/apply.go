@@ -275,5 +275,6 @@ func (s *Space) Flush() (base.EditSeq, error) {
 		return 0, err
 	}
 	s.views.drop() // idle iterators keep old files
-	return seq, s.unlinkIdle(seq)
+	s.unlinkIdle(seq)
+	return seq, nil
 }

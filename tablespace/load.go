@@ -158,9 +158,7 @@ func (s *Space) CollectFiles(keep func(base.RunID) bool) (removed int, err error
 		if keep != nil && keep(r.id) {
 			continue
 		}
-		if err := s.unlink(r); err != nil {
-			return removed, err
-		}
+		s.unlink(r)
 		removed++
 	}
 	return removed, nil

@@ -102,7 +102,7 @@ type Space struct {
 	holds    int
 	held     []*Run
 
-	bytesWritten, syncs, batches, unlinked atomic.Uint64
+	bytesWritten, syncs, batches, unlinked, unlinkFailed atomic.Uint64
 
 	closed atomic.Bool
 	wg     sync.WaitGroup // flusher and applier
