@@ -93,7 +93,7 @@ func (db *DB) open() (err error) {
 	db.replayed.done = make(chan struct{})
 	db.log, err = seriallog.Open(seriallog.Options{
 		FS: fs, Dir: fs.PathJoin(db.dir, "log"), SegmentSize: db.o.LogSegmentSize, BufferSize: db.o.logBuffer,
-		Incarnation: db.incarnation, OnFailure: db.fail,
+		Incarnation: db.incarnation, OnFailure: db.logFailed,
 	})
 	if err != nil {
 		return err
@@ -159,12 +159,15 @@ func (db *DB) fail(err error) {
 	if !db.failure.CompareAndSwap(nil, &wrapped) {
 		return
 	}
-	if db.space != nil {
-		go db.space.Fail(err)
-	}
 	if e := db.o.Events; e != nil && e.Failed != nil {
 		e.Failed(wrapped)
 	}
+}
+
+// logFailed poisons the store, its space included, after a failure of the log.
+func (db *DB) logFailed(err error) {
+	db.space.Fail(err)
+	db.fail(err)
 }
 
 // failed returns the failure that poisoned the store, or nil. The parts are asked

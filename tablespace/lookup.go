@@ -66,10 +66,12 @@ func (v *view) floor(table base.TableID, key []byte, below bool) (found, error) 
 			v.tree.DescendLessOrEqual(&pivot, visit)
 		}
 	}
-	if f.ok {
-		return f, nil
+	// An iterator that failed stands nowhere: what was found in the overlay may
+	// not be the nearest.
+	if err := v.failed(); err != nil || f.ok {
+		return f, err
 	}
-	return found{ok: ok}, v.failed()
+	return found{ok: ok}, nil
 }
 
 // ceiling finds the lowest Low > key, or ≥ key if from is set; nil if there is none.

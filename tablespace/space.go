@@ -184,7 +184,6 @@ func (s *Space) syncDir(path string) error {
 // openMap opens Pebble.
 func (s *Space) openMap() error {
 	cache := pebble.NewCache(s.o.CacheSize)
-	defer cache.Unref()
 	po := &pebble.Options{
 		Cache:              cache,
 		FS:                 s.mapFS,
@@ -214,12 +213,14 @@ func (s *Space) openMap() error {
 		po.Levels[i].IndexBlockSize = 64 << 10 // one level of index per table: a block read less per lookup
 		po.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
 	}
-	db, err := pebble.Open(s.o.FS.PathJoin(s.o.Dir, mapDirName), po)
+	db, err := s.openPebble(po)
+	if db != nil || s.p.get() == nil {
+		cache.Unref() // an abandoned map goes on using it
+	}
 	if err != nil {
 		return fmt.Errorf("saker: open leaf map: %w", err)
 	}
 	s.db = db
-	s.mapFS.running.Store(true)
 	return nil
 }
 

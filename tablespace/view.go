@@ -108,7 +108,8 @@ func (p *viewPool) get() *view {
 func (p *viewPool) put(v *view) {
 	v.tree, v.on = nil, false
 	p.mu.Lock()
-	if len(p.free) < maxIdleViews && !p.shut && v.it != nil && v.pops == p.s.q.pops.Load() {
+	// An iterator that failed goes on failing, though the disk reads again.
+	if len(p.free) < maxIdleViews && !p.shut && v.it != nil && v.it.Error() == nil && v.pops == p.s.q.pops.Load() {
 		p.free = append(p.free, v)
 		p.mu.Unlock()
 		return
