@@ -371,7 +371,7 @@ func (l *life) run() {
 func faultOptions(fs vfs.FS) *Options {
 	o := tinyOptions()
 	o.FS = fs
-	o.LogSegmentSize = 64 << 10
+	o.LogSegmentSize = logSegment
 	o.LogLimit = 1 << 20
 	o.ChillThreshold = 8 << 10
 	o.RunSize = 64 << 10

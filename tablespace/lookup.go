@@ -2,7 +2,6 @@ package tablespace
 
 import (
 	"bytes"
-	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -124,7 +123,7 @@ func (v *view) entry(f found) (Entry, error) {
 	key := v.it.Key()
 	value, err := v.it.ValueAndErr()
 	if err != nil {
-		return Entry{}, fmt.Errorf("saker: read leaf map: %w", err)
+		return Entry{}, v.s.mapError("read leaf map", err)
 	}
 	buf := make([]byte, 0, len(key)+len(value))
 	buf = append(append(buf, key...), value...)

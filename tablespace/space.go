@@ -218,7 +218,7 @@ func (s *Space) openMap() error {
 		cache.Unref() // an abandoned map goes on using it
 	}
 	if err != nil {
-		return fmt.Errorf("saker: open leaf map: %w", err)
+		return s.mapError("open leaf map", err)
 	}
 	s.db = db
 	return nil
