@@ -48,14 +48,17 @@ func ofAbandonedMaps() (opts []goleak.Option) {
 	const pebble = "github.com/cockroachdb/pebble/v2"
 	for _, fn := range []string{
 		"github.com/sakerdb/saker/tablespace.park",
-		pebble + ".(*cleanupManager).mainLoop",
-		pebble + ".(*ConcurrencyLimitScheduler).periodicGranter",
-		pebble + ".(*DB).collectTableStats",
-		pebble + ".(*DB).compact",
+		"github.com/sakerdb/saker/tablespace.(*Space).closeMap.func1",
+		"github.com/sakerdb/saker/tablespace.(*Space).mapMetrics.func1",
+		"github.com/sakerdb/saker/tablespace.(*Space).openPebble.func1",
+		pebble + ".(*versionSet).logLock",
 		pebble + ".(*DB).flush",
-		pebble + ".(*DB).Close",
+		pebble + ".(*DB).compact",
+		pebble + ".(*cleanupManager).mainLoop",
+		pebble + ".openCleanupManager.func1",
+		pebble + ".(*ConcurrencyLimitScheduler).periodicGranter",
+		pebble + "/record.NewLogWriter.func2",
 		pebble + "/internal/genericcache.(*shard[...]).releaseLoop",
-		pebble + "/record.(*LogWriter).flushLoop",
 	} {
 		opts = append(opts, goleak.IgnoreAnyFunction(fn))
 	}

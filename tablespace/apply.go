@@ -210,7 +210,14 @@ func (s *Space) pace(size int) error {
 			return err
 		}
 	}
-	for s.db.Metrics().Levels[0].Sublevels > maxSublevels {
+	for {
+		m := s.mapMetrics()
+		if m == nil {
+			return s.p.get()
+		}
+		if m.Levels[0].Sublevels <= maxSublevels {
+			break
+		}
 		select {
 		case <-s.p.ch:
 			return s.p.get()

@@ -181,6 +181,19 @@ func (s *Space) openPebble(po *pebble.Options) (*pebble.DB, error) {
 	}
 }
 
+// mapMetrics returns Pebble's figures, nil if the map is wrecked: Pebble waits
+// for whoever writes the manifest, and who is parked never ends.
+func (s *Space) mapMetrics() *pebble.Metrics {
+	done := make(chan *pebble.Metrics, 1)
+	go func() { done <- s.db.Metrics() }()
+	select {
+	case m := <-done:
+		return m
+	case <-s.mapFS.wrecked:
+		return nil
+	}
+}
+
 // closeMap closes Pebble, or abandons it if it is wrecked or becomes so.
 func (s *Space) closeMap() error {
 	done := make(chan error, 1)

@@ -46,7 +46,10 @@ func (s *Space) Stats() Stats {
 	s.q.mu.Lock()
 	st.LastSeq, st.Overlay = s.q.seq, s.q.tree.Len()
 	s.q.mu.Unlock()
-	m := s.db.Metrics()
+	m := s.mapMetrics()
+	if m == nil {
+		return st
+	}
 	st.MapBytes = m.DiskSpaceUsage()
 	st.MapMemory = m.MemTable.Size
 	st.MapCache = m.BlockCache.Size
