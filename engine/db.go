@@ -83,7 +83,7 @@ func (db *DB) open() (err error) {
 	if db.lock, err = fs.Lock(fs.PathJoin(db.dir, "LOCK")); err != nil {
 		return fmt.Errorf("%w: %w", ErrLocked, err)
 	}
-	if db.incarnation, err = openFormat(fs, db.dir); err != nil {
+	if db.incarnation, err = openFormat(fs, db.dir, db.o.schema); err != nil {
 		return err
 	}
 	if db.arena, err = arena.New(db.o.RecordMemory); err != nil {
