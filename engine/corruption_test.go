@@ -405,3 +405,26 @@ func TestTruncatedFiles(t *testing.T) {
 		})
 	}
 }
+
+// TestDamagedFirstHeader: a store that was killed before its first checkpoint has
+// a single log segment, and with its header damaged it looks like a log that was
+// never begun. It used to open as an empty store.
+func TestDamagedFirstHeader(t *testing.T) {
+	mem := newCrashFS(t)
+	db := mustOpen(t, faultOptions(mem))
+	tb := mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "v") })
+	im := takeImage(t, mem.CrashClone(vfs.CrashCloneCfg{}), "db")
+	check(t, db.Close())
+	for off := range segment.HeaderSize {
+		im["db/log/000000000001.seg"][off] ^= 1
+		db, err := Open("db", faultOptions(im.restore(t)))
+		if _, ok := errors.AsType[*CorruptionError](err); !ok {
+			t.Errorf("byte %d of the header is damaged: %v", off, err)
+			if err == nil {
+				check(t, db.Close())
+			}
+		}
+		im["db/log/000000000001.seg"][off] ^= 1
+	}
+}

@@ -124,7 +124,7 @@ func readArchive(t *testing.T, name string) image {
 	im := image{}
 	for r := tar.NewReader(z); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return im
 		}
 		check(t, err)
