@@ -62,7 +62,7 @@ func (db *DB) backup(ctx context.Context, dir string) error {
 	err := db.copyTo(ctx, &g)
 	if err == nil {
 		// From here on the copy can be opened.
-		err = writeFormat(g.fs, dir, g.fs.PathJoin(dir, formatName), db.incarnation)
+		err = writeFormat(g.fs, dir, format{version: db.o.schema.version, incarnation: db.incarnation})
 	}
 	if err != nil {
 		g.remove()

@@ -71,7 +71,7 @@ func Open(dir string, opts *Options) (*DB, error) {
 	db := &DB{o: o, dir: dir, tables: make(map[string]*Table), reg: &versionchain.Registry{}, snaps: &txn.Snapshots{}}
 	if err := db.open(); err != nil {
 		_ = db.release() // the first error is the one to tell
-		return nil, fmt.Errorf("saker: open %s: %w", dir, err)
+		return nil, fmt.Errorf("saker: open %s: %w", dir, base.DiskFull(err))
 	}
 	return db, nil
 }
@@ -84,7 +84,7 @@ func (db *DB) open() (err error) {
 	if db.lock, err = fs.Lock(fs.PathJoin(db.dir, lockName)); err != nil {
 		return fmt.Errorf("%w: %w", ErrLocked, err)
 	}
-	if db.incarnation, err = openFormat(fs, db.dir); err != nil {
+	if db.incarnation, err = openFormat(fs, db.dir, db.o.schema); err != nil {
 		return err
 	}
 	if db.arena, err = arena.New(db.o.RecordMemory); err != nil {
@@ -94,7 +94,7 @@ func (db *DB) open() (err error) {
 	db.replayed.done = make(chan struct{})
 	db.log, err = seriallog.Open(seriallog.Options{
 		FS: fs, Dir: fs.PathJoin(db.dir, logDir), SegmentSize: db.o.LogSegmentSize, BufferSize: db.o.logBuffer,
-		Incarnation: db.incarnation, OnFailure: db.fail,
+		Incarnation: db.incarnation, OnFailure: db.logFailed,
 	})
 	if err != nil {
 		return err
@@ -156,24 +156,32 @@ func (db *DB) start() error {
 
 // fail poisons the store (L8).
 func (db *DB) fail(err error) {
-	wrapped := fmt.Errorf("%w: %w", ErrPoisoned, err)
+	wrapped := base.Poisoned(err)
 	if !db.failure.CompareAndSwap(nil, &wrapped) {
 		return
-	}
-	if db.space != nil {
-		go db.space.Fail(err)
 	}
 	if e := db.o.Events; e != nil && e.Failed != nil {
 		e.Failed(wrapped)
 	}
 }
 
-// failed returns the failure that poisoned the store, or nil.
+// logFailed poisons the store, its space included, after a failure of the log.
+func (db *DB) logFailed(err error) {
+	db.space.Fail(err)
+	db.fail(err)
+}
+
+// failed returns the failure that poisoned the store, or nil. The parts are asked
+// too: they tell the store on goroutines of their own, and until then no commit
+// may succeed either.
 func (db *DB) failed() error {
 	if p := db.failure.Load(); p != nil {
 		return *p
 	}
-	return nil
+	if err := db.log.Err(); err != nil {
+		return err
+	}
+	return db.space.Err()
 }
 
 // syncLog makes the log durable as far as committed frames need it (L10).

@@ -54,6 +54,9 @@ var (
 
 	// ErrPoisoned is returned by writes after a failed write or sync (L8).
 	ErrPoisoned = base.ErrPoisoned
+	// ErrDiskFull is returned with the system's error when there is no space
+	// left; by a store that is open it comes with ErrPoisoned. Nothing is lost.
+	ErrDiskFull = base.ErrDiskFull
 )
 
 // CorruptionError says that stored bytes are not what was written.

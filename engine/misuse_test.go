@@ -439,15 +439,27 @@ func TestRanges(t *testing.T) {
 // A store of a newer format, and damaged ones, are refused.
 func TestFormatFile(t *testing.T) {
 	for content, want := range map[string]error{
-		"saker format 1\nincarnation 3\n":           nil,
-		"saker format 2\nincarnation 3\n":           ErrFormatTooNew,
-		"":                                          &CorruptionError{},
-		"saker format 1\n":                          &CorruptionError{},
-		"saker format x\nincarnation 3\n":           &CorruptionError{},
-		"saker format 1\nincarnation 0\n":           &CorruptionError{},
-		"saker format 1\nincarnation 99999999999\n": &CorruptionError{},
-		"saker format 1\nincarnation 4194304\n":     &CorruptionError{},
-		"saker format 1\nincarnation 3\nmore\n":     &CorruptionError{},
+		"saker format 1\nincarnation 3\n":                            nil,
+		(&format{2, "0.1.0", 3}).encode():                            nil,
+		(&format{2, "", 3}).encode():                                 &CorruptionError{},
+		(&format{2, "0.1.0", 0}).encode():                            &CorruptionError{},
+		(&format{2, "0.1.0", 4194305}).encode():                      &CorruptionError{},
+		(&format{1, "0.1.0", 3}).encode():                            &CorruptionError{},
+		(&format{3, "0.3.0", 3}).encode():                            ErrFormatTooNew,
+		"saker format 3\nwhatever comes later":                       ErrFormatTooNew,
+		"saker format 2\nincarnation 3\n":                            &CorruptionError{},
+		(&format{2, "0.1.0", 3}).encode() + "\n":                     &CorruptionError{},
+		(&format{2, "0.1.0", 3}).encode()[1:]:                        &CorruptionError{},
+		"":                                                           &CorruptionError{},
+		"saker format 1":                                             &CorruptionError{},
+		"saker format 1\n":                                           &CorruptionError{},
+		"saker format 01\nincarnation 3\n":                           &CorruptionError{},
+		"saker format x\nincarnation 3\n":                            &CorruptionError{},
+		"saker format 1\nincarnation 0\n":                            &CorruptionError{},
+		"saker format 1\nincarnation 99999999999\n":                  &CorruptionError{},
+		"saker format 1\nincarnation 4194304\n":                      &CorruptionError{},
+		"saker format 1\nincarnation 3\nmore\n":                      &CorruptionError{},
+		"saker format 1\nincarnation 3\n" + strings.Repeat("x", 300): &CorruptionError{},
 	} {
 		o := memOptions()
 		check(t, o.FS.MkdirAll("db", 0o755))

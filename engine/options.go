@@ -45,6 +45,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Events, if not nil, is told about events.
 	Events *EventListener
+
+	schema *schema // tests: of another engine
 }
 
 const (
@@ -91,6 +93,9 @@ func (o *Options) resolve() (*resolved, error) {
 	}
 	if r.FS == nil {
 		r.FS = vfs.Default
+	}
+	if r.schema == nil {
+		r.schema = currentSchema()
 	}
 	r.coldBytes = m / 8
 	r.mapCache = clamp(m/32, 256<<10, 64<<20)

@@ -62,14 +62,14 @@ func (db *DB) verify(ctx context.Context, report func(error)) error {
 // verifyFormat checks that the file FORMAT says what Open wrote.
 func (db *DB) verifyFormat(report func(error)) {
 	path := db.o.FS.PathJoin(db.dir, formatName)
-	inc, err := readFormat(db.o.FS, path)
+	f, found, err := readFormat(db.o.FS, db.dir, db.o.schema.version)
 	switch {
 	case err != nil:
 		report(err)
-	case inc == 0:
+	case !found:
 		report(&CorruptionError{File: path, Why: "missing"})
-	case inc != db.incarnation:
-		report(&CorruptionError{File: path, Why: fmt.Sprintf("L7: incarnation %d, this is %d", inc, db.incarnation)})
+	case f.incarnation != db.incarnation:
+		report(&CorruptionError{File: path, Why: fmt.Sprintf("L7: incarnation %d, this is %d", f.incarnation, db.incarnation)})
 	}
 }
 

@@ -183,7 +183,7 @@ var (
 	tempRun   = func(s *subject) string { return s.temp }
 	segment0  = func(s *subject) string { return s.segment(0) }
 	segment1  = func(s *subject) string { return s.segment(1) }
-	format    = func(*subject) string { return formatName }
+	formatAt  = func(*subject) string { return formatName }
 )
 
 // damages are independent of each other: all of them can be there at once.
@@ -208,7 +208,7 @@ var damages = []damage{
 		check(s.t, f.Close())
 		return func() { check(s.t, s.fs.Remove(path)) }
 	}, func(*subject) string { return "00000001000fffff.run" }, 0, 0, "nobody knows"},
-	{"FORMAT", flipAt(func(*subject) string { return "db/FORMAT" }, 2), format, 0, 0, "no format version"},
+	{"FORMAT", flipAt(func(*subject) string { return "db/FORMAT" }, 2), formatAt, 0, 0, "no format version"},
 	{"unknown transaction", func(s *subject) func() {
 		o := s.db.reg.Get(s.id)
 		s.db.reg.Remove(s.id)

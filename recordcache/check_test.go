@@ -57,7 +57,7 @@ func fillTest(t *testing.T, c *Cache, tb *Table) (leaf *Leaf) {
 	for ts := range base.CommitTS(2) {
 		for i := range 20 {
 			key := fmt.Appendf(nil, "k%02d", i*int(ts+1))
-			if err := tb.Replay(&w, key, []byte("value"), base.KindValue, base.Order{TS: ts + 1}, false); err != nil {
+			if err := tb.Replay(&w, key, []byte("value"), base.KindValue, base.Order{TS: ts + 1}); err != nil {
 				t.Fatal(err)
 			}
 		}

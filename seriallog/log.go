@@ -239,7 +239,7 @@ func (l *Log) segLocked(seq uint64) *seg {
 
 // fail poisons the log (L8). Only the leader calls it, without l.mu.
 func (l *Log) fail(err error) {
-	poison := fmt.Errorf("%w: %w", base.ErrPoisoned, err)
+	poison := base.Poisoned(err)
 	if !l.failure.CompareAndSwap(nil, &poison) {
 		return
 	}

@@ -106,8 +106,31 @@ func (l *Log) firstSeg(from base.LSN) (*seg, error) {
 	if len(l.segs) > 0 {
 		return nil, l.corruption(l.segs[0].seq, 32, "the beginning of the log is missing")
 	}
-	return nil, nil
+	return nil, l.checkEmpty()
 }
+
+// checkEmpty makes sure that a log without any header is one without any block:
+// the header of the first segment is synced before a block follows it.
+func (l *Log) checkEmpty() error {
+	var incs []uint32
+	for inc := l.opts.Incarnation; inc > 0 && len(incs) < maxHunted; inc-- {
+		incs = append(incs, inc)
+	}
+	for _, f := range l.recovery.unused {
+		synced, err := l.huntFile(f, &segment.Header{Seq: f.Seq(), Size: l.size}, segment.HeaderSize, incs, nil)
+		if err != nil {
+			return err
+		}
+		if synced > 0 {
+			return l.corruption(f.Seq(), 0, "blocks follow a header that is damaged")
+		}
+	}
+	return nil
+}
+
+// maxHunted is in how many incarnations a segment without header may have been
+// written; openings that fail count too.
+const maxHunted = 1024
 
 // ReplaySegments calls fn for every record in the named segments that starts
 // below upto, in log order: for groups of long transactions from before the
@@ -203,7 +226,7 @@ func (l *Log) checkEnd(s *seg, off int64, buf []byte) error {
 	// A segment whose header was damaged looks like one never written to. Its
 	// blocks were written in this incarnation or one of the next.
 	incs := []uint32{s.header.Incarnation}
-	for inc := s.header.Incarnation; inc < l.opts.Incarnation && len(incs) < 8; {
+	for inc := s.header.Incarnation; inc < l.opts.Incarnation && len(incs) < maxHunted; {
 		inc++
 		incs = append(incs, inc)
 	}

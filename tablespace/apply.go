@@ -210,7 +210,14 @@ func (s *Space) pace(size int) error {
 			return err
 		}
 	}
-	for s.db.Metrics().Levels[0].Sublevels > maxSublevels {
+	for {
+		m := s.mapMetrics()
+		if m == nil {
+			return s.p.get()
+		}
+		if m.Levels[0].Sublevels <= maxSublevels {
+			break
+		}
 		select {
 		case <-s.p.ch:
 			return s.p.get()
@@ -275,5 +282,6 @@ func (s *Space) Flush() (base.EditSeq, error) {
 		return 0, err
 	}
 	s.views.drop() // idle iterators keep old files
-	return seq, s.unlinkIdle(seq)
+	s.unlinkIdle(seq)
+	return seq, nil
 }

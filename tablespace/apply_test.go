@@ -367,3 +367,37 @@ func TestSyncLogFailure(t *testing.T) {
 		t.Errorf("Close: %v", err)
 	}
 }
+
+// A map whose manifest could not be written is abandoned, and nobody waits for
+// it: figures are asked for, and the space is closed. Both used to wait for ever
+// for the goroutine that is parked in the write.
+func TestWreckedMap(t *testing.T) {
+	var bad atomic.Bool
+	o := smallOptions(errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if bad.Load() && op.Kind == errorfs.OpFileWrite && strings.Contains(op.Path, "MANIFEST") {
+			return errorfs.ErrInjected
+		}
+		return nil
+	})), 1)
+	s := mustOpen(t, o)
+	endRecovery(t, s)
+	bad.Store(true)
+	if _, err := s.Flush(); !errors.Is(err, base.ErrPoisoned) || !errors.Is(err, errorfs.ErrInjected) {
+		t.Errorf("flush: %v", err)
+	}
+	<-s.mapFS.wrecked
+	s.Stats()
+	if err := s.Close(); !errors.Is(err, base.ErrPoisoned) {
+		t.Errorf("close: %v", err)
+	}
+	// Neither does an opening wait.
+	o.Incarnation++
+	if s, err := Open(o); err == nil {
+		t.Errorf("opened: %v", s.Close())
+	} else if !errors.Is(err, base.ErrPoisoned) {
+		t.Errorf("open: %v", err)
+	}
+	bad.Store(false)
+	o.Incarnation++
+	mustClose(t, mustOpen(t, o))
+}

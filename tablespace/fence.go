@@ -1,7 +1,6 @@
 package tablespace
 
 import (
-	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -24,7 +23,7 @@ type poison struct {
 // lock held, Pebble's included, so OnFailure runs on a goroutine of its own.
 func (p *poison) fail(err error) {
 	p.once.Do(func() {
-		wrapped := fmt.Errorf("%w: %w", base.ErrPoisoned, err)
+		wrapped := base.Poisoned(err)
 		p.err.Store(&wrapped)
 		close(p.ch)
 		p.wg.Go(func() {
@@ -38,12 +37,13 @@ func (p *poison) fail(err error) {
 	})
 }
 
-// check poisons the space if err is not nil, and returns err.
+// check poisons the space if err is not nil, and returns err as everybody else
+// sees it: whoever meets the failure first must know that it poisoned the store.
 func (p *poison) check(err error) error {
 	if err != nil {
 		p.fail(err)
 	}
-	return err
+	return base.Poisoned(err)
 }
 
 // get returns the sticky error, or nil.

@@ -19,14 +19,13 @@ func (s *Space) idle(r *Run, seq base.EditSeq) {
 // unlinkIdle unlinks what nothing lists since an edit that is durable. Runs
 // still written to, or listed again, or read at the moment, are kept: the first
 // and the last stay in the list.
-func (s *Space) unlinkIdle(durable base.EditSeq) error {
+func (s *Space) unlinkIdle(durable base.EditSeq) {
 	s.collectMu.Lock()
 	defer s.collectMu.Unlock()
 	s.idleMu.Lock()
 	list := s.idleRuns
 	s.idleRuns = nil
 	s.idleMu.Unlock()
-	var first error
 	var keep []idleRun
 	for _, x := range list {
 		r := x.r
@@ -36,13 +35,10 @@ func (s *Space) unlinkIdle(durable base.EditSeq) error {
 		case x.seq > durable || !r.sealed.Load() || refs > 0:
 			keep = append(keep, x)
 		default:
-			if err := s.unlink(r); err != nil && first == nil {
-				first = err
-			}
+			s.unlink(r)
 		}
 	}
 	s.idleMu.Lock()
 	s.idleRuns = append(s.idleRuns, keep...)
 	s.idleMu.Unlock()
-	return first
 }

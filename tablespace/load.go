@@ -89,7 +89,7 @@ func (s *Space) adopt(id base.RunID) *Run {
 func (s *Space) loadRows(kind byte) error {
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{kind}, UpperBound: []byte{kind + 1}})
 	if err != nil {
-		return fmt.Errorf("saker: read leaf map: %w", err)
+		return s.mapError("read leaf map", err)
 	}
 	for ok := it.First(); ok; ok = it.Next() {
 		value, err := it.ValueAndErr()
@@ -102,7 +102,7 @@ func (s *Space) loadRows(kind byte) error {
 		}
 	}
 	if err := it.Close(); err != nil {
-		return fmt.Errorf("saker: read leaf map: %w", err)
+		return s.mapError("read leaf map", err)
 	}
 	return nil
 }
@@ -161,9 +161,7 @@ func (s *Space) CollectFiles(keep func(base.RunID) bool) (removed int, err error
 		if keep != nil && keep(r.id) {
 			continue
 		}
-		if err := s.unlink(r); err != nil {
-			return removed, err
-		}
+		s.unlink(r)
 		removed++
 	}
 	return removed, nil

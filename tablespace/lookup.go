@@ -2,7 +2,6 @@ package tablespace
 
 import (
 	"bytes"
-	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -66,10 +65,12 @@ func (v *view) floor(table base.TableID, key []byte, below bool) (found, error) 
 			v.tree.DescendLessOrEqual(&pivot, visit)
 		}
 	}
-	if f.ok {
-		return f, nil
+	// An iterator that failed stands nowhere: what was found in the overlay may
+	// not be the nearest.
+	if err := v.failed(); err != nil || f.ok {
+		return f, err
 	}
-	return found{ok: ok}, v.failed()
+	return found{ok: ok}, nil
 }
 
 // ceiling finds the lowest Low > key, or ≥ key if from is set; nil if there is none.
@@ -122,7 +123,7 @@ func (v *view) entry(f found) (Entry, error) {
 	key := v.it.Key()
 	value, err := v.it.ValueAndErr()
 	if err != nil {
-		return Entry{}, fmt.Errorf("saker: read leaf map: %w", err)
+		return Entry{}, v.s.mapError("read leaf map", err)
 	}
 	buf := make([]byte, 0, len(key)+len(value))
 	buf = append(append(buf, key...), value...)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -19,14 +20,14 @@ import (
 //   - The manifest, or the marker that names it: it calls Logger.Fatalf, for it
 //     cannot undo what it did in memory; should Fatalf return, it panics sooner
 //     or later, and a goroutine that ends or waits in Fatalf takes DB.mu with
-//     it. So that Pebble never learns of it, such a write does not return: the
-//     goroutine is parked for ever, as on a disk that hangs. It holds no lock
-//     that readers need. The map is then wrecked: it is not closed but
+//     it. While it opens, it tries the same manifest again for ever, without
+//     touching the disk. So that Pebble never learns of it, such a write does not
+//     return: the goroutine is parked for ever, as on a disk that hangs. It holds
+//     no lock that readers need. The map is then wrecked: it is not closed but
 //     abandoned, which leaks it, until the process ends.
 type mapFS struct {
 	vfs.FS
 	p       *poison
-	running atomic.Bool // Open has returned: from here on failures park
 	once    sync.Once
 	wrecked chan struct{} // closed when a goroutine is parked
 
@@ -109,7 +110,7 @@ func (f *mapFS) check(vital bool, err error) error {
 		return nil
 	}
 	f.p.fail(err)
-	if vital && f.running.Load() {
+	if vital {
 		f.once.Do(func() { close(f.wrecked) })
 		park()
 	}
@@ -242,6 +243,39 @@ func (f *mapFile) SyncData() error { return f.fs.check(f.vital, f.File.SyncData(
 func (f *mapFile) SyncTo(length int64) (bool, error) {
 	full, err := f.File.SyncTo(length)
 	return full, f.fs.check(f.vital, err)
+}
+
+// openPebble opens Pebble, or abandons it if it is wrecked before it is open.
+func (s *Space) openPebble(po *pebble.Options) (*pebble.DB, error) {
+	type result struct {
+		db  *pebble.DB
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		db, err := pebble.Open(s.o.FS.PathJoin(s.o.Dir, mapDirName), po)
+		done <- result{db, err}
+	}()
+	select {
+	case r := <-done:
+		return r.db, r.err
+	case <-s.mapFS.wrecked:
+		s.mapFS.abandon()
+		return nil, s.p.get()
+	}
+}
+
+// mapMetrics returns Pebble's figures, nil if the map is wrecked: Pebble waits
+// for whoever writes the manifest, and who is parked never ends.
+func (s *Space) mapMetrics() *pebble.Metrics {
+	done := make(chan *pebble.Metrics, 1)
+	go func() { done <- s.db.Metrics() }()
+	select {
+	case m := <-done:
+		return m
+	case <-s.mapFS.wrecked:
+		return nil
+	}
 }
 
 // closeMap closes Pebble, or abandons it if it is wrecked or becomes so.

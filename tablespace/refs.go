@@ -1,8 +1,6 @@
 package tablespace
 
 import (
-	"fmt"
-
 	"github.com/sakerdb/saker/internal/base"
 )
 
@@ -59,16 +57,17 @@ func (r *Run) Release() {
 	}
 }
 
-// doom unlinks the file. Those who hold references go on reading.
-func (r *Run) doom() error {
+// doom unlinks the file. Those who hold references go on reading. A file that
+// cannot be removed is left to the next opening.
+func (r *Run) doom() {
 	if !r.Acquire() {
-		return nil
+		return
 	}
 	defer r.Release()
 	r.mu.Lock()
 	if r.refs.Or(gone)&gone != 0 {
 		r.mu.Unlock()
-		return nil // another was faster
+		return // another was faster
 	}
 	r.s.markClean(r) // what it holds is not written any more
 	// The room that it takes in the buffer is given back now: a holder of the run
@@ -91,13 +90,15 @@ func (r *Run) doom() error {
 	exists = exists || r.file != nil
 	r.mu.Unlock()
 	if !exists {
-		return nil
+		return
 	}
 	if err := r.s.fence.Remove(r.s.runPath(r.id)); err != nil {
-		return fmt.Errorf("saker: remove run: %w", err)
+		// It costs space and no data, and what removes the run has been done: the
+		// next opening finds a file that nothing lists.
+		r.s.unlinkFailed.Add(1)
+		return
 	}
 	r.s.unlinked.Add(1)
-	return nil
 }
 
 // finish frees what a run without a file and without references still holds.
@@ -148,7 +149,8 @@ func (s *Space) DropRun(id base.RunID) error {
 		return nil
 	}
 	r.sealed.Store(true)
-	return s.unlink(r)
+	s.unlink(r)
+	return nil
 }
 
 // HoldUnlink keeps every run file in place until release is called; for hot
@@ -168,23 +170,20 @@ func (s *Space) releaseUnlink() error {
 		todo, s.held = s.held, nil
 	}
 	s.holdMu.Unlock()
-	var first error
 	for _, r := range todo {
-		if err := r.doom(); err != nil && first == nil {
-			first = err
-		}
+		r.doom()
 	}
-	return first
+	return nil
 }
 
 // unlink dooms the run, now or when the last hold ends.
-func (s *Space) unlink(r *Run) error {
+func (s *Space) unlink(r *Run) {
 	s.holdMu.Lock()
 	if s.holds > 0 {
 		s.held = append(s.held, r)
 		s.holdMu.Unlock()
-		return nil
+		return
 	}
 	s.holdMu.Unlock()
-	return r.doom()
+	r.doom()
 }

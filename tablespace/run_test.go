@@ -2,6 +2,7 @@ package tablespace
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -258,5 +259,28 @@ func TestReadWhileWriting(t *testing.T) {
 	edit(t, s, func(e *EditTx) {
 		e.Delete(1, []byte("a"))
 		e.Refs(r.ID(), -1)
+	})
+}
+
+// FuzzParseRunHeader: what is accepted is what appendRunHeader writes, to the byte.
+func FuzzParseRunHeader(f *testing.F) {
+	h := appendRunHeader(nil, 7, 9)
+	f.Add(h)
+	f.Add(h[:runHeaderSize-1])
+	f.Add(append(appendRunHeader(nil, 1<<40, 0), 1, 2, 3))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _, _ = parseRunHeader(b)
+		if len(b) < runHeaderSize {
+			return
+		}
+		fixed := append([]byte(nil), b[:runHeaderSize]...)
+		binary.LittleEndian.PutUint32(fixed[12:], runHeaderCRC(fixed))
+		id, owner, why := parseRunHeader(fixed)
+		if why != "" {
+			return
+		}
+		if again := appendRunHeader(nil, id, owner); string(again) != string(fixed) {
+			t.Errorf("encodes differently:\n%x\n%x", fixed, again)
+		}
 	})
 }

@@ -103,7 +103,7 @@ type Space struct {
 	holds     int
 	held      []*Run
 
-	bytesWritten, syncs, batches, unlinked atomic.Uint64
+	bytesWritten, syncs, batches, unlinked, unlinkFailed atomic.Uint64
 
 	closed atomic.Bool
 	wg     sync.WaitGroup // flusher and applier
@@ -185,7 +185,6 @@ func (s *Space) syncDir(path string) error {
 // openMap opens Pebble.
 func (s *Space) openMap() error {
 	cache := pebble.NewCache(s.o.CacheSize)
-	defer cache.Unref()
 	po := &pebble.Options{
 		Cache:              cache,
 		FS:                 s.mapFS,
@@ -215,12 +214,14 @@ func (s *Space) openMap() error {
 		po.Levels[i].IndexBlockSize = 64 << 10 // one level of index per table: a block read less per lookup
 		po.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
 	}
-	db, err := pebble.Open(s.o.FS.PathJoin(s.o.Dir, mapDirName), po)
+	db, err := s.openPebble(po)
+	if db != nil || s.p.get() == nil {
+		cache.Unref() // an abandoned map goes on using it
+	}
 	if err != nil {
-		return fmt.Errorf("saker: open leaf map: %w", err)
+		return s.mapError("open leaf map", err)
 	}
 	s.db = db
-	s.mapFS.running.Store(true)
 	return nil
 }
 

@@ -22,6 +22,8 @@ func TestMain(m *testing.M) {
 		// for these itself.
 		goleak.IgnoreAnyFunction("github.com/sakerdb/saker/tablespace.park"),
 		goleak.IgnoreAnyFunction("github.com/sakerdb/saker/tablespace.(*Space).closeMap.func1"),
+		goleak.IgnoreAnyFunction("github.com/sakerdb/saker/tablespace.(*Space).mapMetrics.func1"),
+		goleak.IgnoreAnyFunction("github.com/sakerdb/saker/tablespace.(*Space).openPebble.func1"),
 		goleak.IgnoreAnyFunction(pebble+".(*versionSet).logLock"),
 		goleak.IgnoreAnyFunction(pebble+".(*DB).flush"),
 		goleak.IgnoreAnyFunction(pebble+".(*DB).compact"),

@@ -7,6 +7,7 @@ type Stats struct {
 	Runs         int    // with a file, or being written
 	RunBytes     int64  // in them
 	Unlinked     uint64 // run files removed since the opening
+	UnlinkFailed uint64 // run files that could not be removed: the next opening tries again
 	BytesWritten uint64 // to runs since the opening
 	RunSyncs     uint64
 	BufferUsed   int64 // bytes reserved or added and not yet written
@@ -27,6 +28,7 @@ type Stats struct {
 func (s *Space) Stats() Stats {
 	st := Stats{
 		Unlinked:     s.unlinked.Load(),
+		UnlinkFailed: s.unlinkFailed.Load(),
 		BytesWritten: s.bytesWritten.Load(),
 		RunSyncs:     s.syncs.Load(),
 		BufferUsed:   s.bytes.inUse(),
@@ -44,7 +46,10 @@ func (s *Space) Stats() Stats {
 	s.q.mu.Lock()
 	st.LastSeq, st.Overlay = s.q.seq, s.q.tree.Len()
 	s.q.mu.Unlock()
-	m := s.db.Metrics()
+	m := s.mapMetrics()
+	if m == nil {
+		return st
+	}
 	st.MapBytes = m.DiskSpaceUsage()
 	st.MapMemory = m.MemTable.Size
 	st.MapCache = m.BlockCache.Size

@@ -2,7 +2,6 @@ package tablespace
 
 import (
 	"encoding/binary"
-	"fmt"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -50,7 +49,7 @@ func (v *view) reopen() error {
 	v.close()
 	it, err := v.s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{keyEntry}, UpperBound: []byte{keyEntry + 1}})
 	if err != nil {
-		return fmt.Errorf("saker: read leaf map: %w", err)
+		return v.s.mapError("read leaf map", err)
 	}
 	v.it = it
 	return nil
@@ -67,7 +66,7 @@ func (v *view) close() {
 // failed returns the error of the iterator, if any.
 func (v *view) failed() error {
 	if err := v.it.Error(); err != nil {
-		return fmt.Errorf("saker: read leaf map: %w", err)
+		return v.s.mapError("read leaf map", err)
 	}
 	return nil
 }
@@ -108,7 +107,8 @@ func (p *viewPool) get() *view {
 func (p *viewPool) put(v *view) {
 	v.tree, v.on = nil, false
 	p.mu.Lock()
-	if len(p.free) < maxIdleViews && !p.shut && v.it != nil && v.pops == p.s.q.pops.Load() {
+	// An iterator that failed goes on failing, though the disk reads again.
+	if len(p.free) < maxIdleViews && !p.shut && v.it != nil && v.it.Error() == nil && v.pops == p.s.q.pops.Load() {
 		p.free = append(p.free, v)
 		p.mu.Unlock()
 		return

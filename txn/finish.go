@@ -10,8 +10,8 @@ import (
 
 // Commit makes the transaction's writes permanent and visible, all or none. On
 // return they are on stable storage, unless NoSync. ErrTxDone when it has ended.
-// After another error the store has failed: whether the transaction is
-// permanent shows when it is opened again (L8).
+// After ErrPoisoned whether the transaction is permanent shows when the store is
+// opened again (L8); after any other error it has been rolled back.
 func (tx *Tx) Commit() error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()

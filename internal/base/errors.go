@@ -3,6 +3,7 @@ package base
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // Errors of opening and closing a store.
@@ -72,6 +73,28 @@ var (
 // ErrPoisoned is returned by writes and commits after a failed write or sync,
 // until the store is reopened (L8). It wraps the first failure.
 var ErrPoisoned = errors.New("saker: store failed and must be reopened")
+
+// ErrDiskFull is returned, together with the error of the operating system, when
+// a write fails for want of space. Nothing is lost; make space and open again.
+var ErrDiskFull = errors.New("saker: disk is full")
+
+// Poisoned returns the failure of a write or sync as everybody is to see it: it
+// matches ErrPoisoned and err, and ErrDiskFull if that is what err means.
+func Poisoned(err error) error {
+	if err == nil || errors.Is(err, ErrPoisoned) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrPoisoned, DiskFull(err))
+}
+
+// DiskFull returns err, so that it matches ErrDiskFull too if the system says
+// that there is no space, or no quota, left.
+func DiskFull(err error) error {
+	if errors.Is(err, ErrDiskFull) || !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDiskFull, err)
+}
 
 // CorruptionError says that stored bytes are not what was written.
 type CorruptionError struct {

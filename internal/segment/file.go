@@ -117,7 +117,9 @@ func (f *File) remove() error {
 
 // createFile makes a new, empty segment file.
 func createFile(fs vfs.FS, dir string, seq uint64) (*File, error) {
-	f, err := fs.OpenReadWrite(fs.PathJoin(dir, Name(seq)), category)
+	// Create replaces what a failed attempt may have left: a file that has its
+	// length, and was never synced, would pass for a prepared one.
+	f, err := fs.Create(fs.PathJoin(dir, Name(seq)), category)
 	if err != nil {
 		return nil, fmt.Errorf("saker: create log segment: %w", err)
 	}

@@ -2,6 +2,8 @@ package segment
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"testing"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -87,4 +89,34 @@ func BenchmarkSealBlock(b *testing.B) {
 	for b.Loop() {
 		SealBlock(block, Place{Seq: 1, Incarnation: 1, Off: 64}, 64)
 	}
+}
+
+// FuzzParseHeader: what is accepted is what PutHeader writes, to the byte. The
+// checksum is filled in, so that the fuzzer gets past it.
+func FuzzParseHeader(f *testing.F) {
+	var b [HeaderSize]byte
+	PutHeader(b[:], &Header{Seq: 7, Incarnation: 3, Size: 64 << 10, PrevEnd: 12345, Synced: 12000})
+	f.Add(b[:])
+	f.Add(b[:HeaderSize-1])
+	b[60] ^= 1
+	f.Add(b[:])
+	f.Fuzz(func(t *testing.T, src []byte) {
+		_, _ = ParseHeader(src)
+		if len(src) < HeaderSize {
+			return
+		}
+		src = append([]byte(nil), src[:HeaderSize]...)
+		binary.LittleEndian.PutUint32(src[60:], crc32.Checksum(src[:60], castagnoli))
+		h, ok := ParseHeader(src)
+		if !ok {
+			return
+		}
+		var again [HeaderSize]byte
+		PutHeader(again[:], &h)
+		clear(src[48:60]) // not read: room for later
+		binary.LittleEndian.PutUint32(src[60:], crc32.Checksum(src[:60], castagnoli))
+		if string(again[:]) != string(src) {
+			t.Errorf("encodes differently:\n%x\n%x", src, again)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -191,4 +192,31 @@ func TestSupplyFailureIsTriedAgain(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A file whose zeros could not be synced is made anew: it used to have its full
+// length when it was tried again, and was handed out without ever being synced.
+func TestSupplySyncsWhatItTriesAgain(t *testing.T) {
+	var fail atomic.Bool
+	var synced atomic.Int32
+	fs := errorfs.Wrap(newMem(t), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind != errorfs.OpFileSync || !strings.HasSuffix(op.Path, nameSuffix) {
+			return nil
+		}
+		if fail.Swap(false) {
+			return errorfs.ErrInjected
+		}
+		synced.Add(1)
+		return nil
+	}))
+	fail.Store(true)
+	s := NewSupply(fs, supplyDir, 64<<10, 1, 2)
+	if _, err := s.Take(1); !errors.Is(err, errorfs.ErrInjected) {
+		t.Fatalf("the failed sync is not told: %v", err)
+	}
+	f := take(t, s, 1)
+	if synced.Load() != 1 {
+		t.Errorf("the file was synced %d times", synced.Load())
+	}
+	stop(t, s, f)
 }
