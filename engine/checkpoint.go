@@ -96,6 +96,9 @@ func (c *checkpointer) run(ctx context.Context, db *DB) (err error) {
 	db.m.Checkpointed(pos)
 	db.m.Forget(retired)
 	db.m.Relaxed()
+	if db.collect.cancel != nil {
+		db.collect.poke(db)
+	}
 	if err := db.forgetOwners(ctx); err != nil {
 		return err
 	}

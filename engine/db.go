@@ -56,7 +56,8 @@ type DB struct {
 
 	recoveredPins []uint64 // log segments held until the first checkpoint
 
-	ckpt   checkpointer
+	ckpt    checkpointer
+	collect collector
 	closed atomic.Bool
 }
 
@@ -145,11 +146,14 @@ func (db *DB) start() error {
 	db.m = txn.NewManager(txn.Config{
 		Arena: db.arena, Space: db.space, Log: db.log, Backlog: db.temps, Cache: db.cache, Reg: db.reg, Scav: db.scav,
 		Incarnation: db.incarnation, ChillThreshold: db.o.ChillThreshold, NoSync: db.o.NoSync, ReadOnly: db.o.ReadOnly,
-		LogLimit: db.o.LogLimit, Behind: db.ckpt.poke, Failure: db.failed,
+		LogLimit: db.o.LogLimit, Behind: db.ckpt.poke, Failure: db.failed, Crowded: db.crowded,
 	}, db.snaps, last, pos)
 	m.Store(db.m)
 	db.m.HoldSegments(pos, db.recoveredPins)
 	db.ckpt.start(db)
+	if !db.o.ReadOnly {
+		db.collect.start(db)
+	}
 	return nil
 }
 
@@ -208,6 +212,7 @@ func (db *DB) Close() error {
 		return ErrClosed
 	}
 	err := db.m.Close()
+	db.collect.close()
 	db.ckpt.close()
 	if db.failed() == nil {
 		err = errors.Join(err, db.ckpt.run(context.Background(), db))

@@ -165,7 +165,11 @@ func (c *Cache) seal(w *worker, e *tablespace.EditTx, t *Table, or *ownerRows, r
 	if err != nil {
 		return frame{}, err
 	}
+	stones := uint32(0)
 	for i := range rows {
+		if rows[i].Kind != base.KindValue {
+			stones++
+		}
 		m.Newest = max(m.Newest, rows[i].TS)
 		m.Leave = max(m.Leave, rows[i].Leave)
 	}
@@ -181,6 +185,7 @@ func (c *Cache) seal(w *worker, e *tablespace.EditTx, t *Table, or *ownerRows, r
 		Newest: m.Newest,
 		Leave:  m.Leave,
 		Rows:   uint32(len(rows)),
+		Stones: stones,
 		Image:  image,
 		Large:  len(rows) == 1 && len(rows[0].Value) > base.LargeValueSize,
 		Filter: append([]byte(nil), fr.Filter()...),
@@ -190,6 +195,7 @@ func (c *Cache) seal(w *worker, e *tablespace.EditTx, t *Table, or *ownerRows, r
 		f.First, f.Last = b[:len(first):len(first)], b[len(first):]
 	}
 	w.room.buf -= len(w.frame)
+	c.Stats.FramedRows.Add(uint64(len(rows)))
 	e.Refs(run.ID(), 1)
 	return f, nil
 }

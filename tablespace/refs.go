@@ -70,6 +70,7 @@ func (r *Run) doom() error {
 		r.mu.Unlock()
 		return nil // another was faster
 	}
+	r.s.runBytes.Add(-r.Size())
 	r.s.markClean(r) // what it holds is not written any more
 	// The room that it takes in the buffer is given back now: a holder of the run
 	// may be the one who waits for room.
