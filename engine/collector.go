@@ -49,6 +49,8 @@ type collector struct {
 	due, hard atomic.Int64 // bytes in runs: for the next survey, for the gate
 	dueRows   atomic.Uint64
 
+	least int64 // bytes that are worth anything; tests lower it before the first write
+
 	gateMu sync.Mutex // guards gate
 	gate   chan struct{}
 
@@ -70,6 +72,7 @@ func (c *collector) start(db *DB) {
 	c.cancel = cancel
 	c.kick = make(chan struct{}, 1)
 	c.gate = make(chan struct{})
+	c.least = minCollect
 	c.hard.Store(1 << 62) // nothing waits before the first survey
 	c.done.Go(func() {
 		for {
@@ -134,8 +137,8 @@ func (c *collector) open(db *DB, rows int64) {
 	n := db.space.RunBytes()
 	c.gateMu.Lock()
 	defer c.gateMu.Unlock()
-	c.due.Store(n + max(minCollect/2, n/8))
-	c.hard.Store(n + max(minCollect, n/4))
+	c.due.Store(n + max(c.least/2, n/8))
+	c.hard.Store(n + max(c.least, n/4))
 	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, rows/8)))
 	close(c.gate)
 	c.gate = make(chan struct{})
@@ -304,7 +307,7 @@ func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
 		}
 		total += r.Bytes
 		p.live += min(sv.Runs[r.Run].Live, r.Bytes)
-		roll = roll || (r.Run == current && r.Bytes > minCollect/4 && share(&r) < maxLiveShare)
+		roll = roll || (r.Run == current && r.Bytes > c.least/4 && share(&r) < maxLiveShare)
 		if r.Sealed && r.Listed > 0 && share(&r) < maxLiveShare {
 			list = append(list, r)
 		}
@@ -312,7 +315,7 @@ func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
 	p.dead = total - p.live
 	c.live.Store(p.live)
 	c.dead.Store(p.dead)
-	if p.dead < minCollect/2 || p.dead*100 < total*maxDeadShare {
+	if p.dead < c.least/2 || p.dead*100 < total*maxDeadShare {
 		return p
 	}
 	if roll {
@@ -320,7 +323,7 @@ func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
 	}
 	cost := func(r *tablespace.RunInfo) int64 { return sv.Runs[r.Run].Cost * 1000 / max(r.Bytes, 1) }
 	slices.SortFunc(list, func(a, b tablespace.RunInfo) int { return cmp.Compare(cost(&a), cost(&b)) })
-	budget := max(minCollect, total/batchFraction)
+	budget := max(c.least, total/batchFraction)
 	for i := range list {
 		n := sv.Runs[list[i].Run].Cost
 		if n > budget && len(p.victims) > 0 {

@@ -152,6 +152,7 @@ type crashWriter struct {
 	tables []*Table
 	n      int
 	bulk   bool
+	few    int // rows of bulk transactions, if not 12000
 }
 
 func (w *crashWriter) addTable() {
@@ -250,6 +251,13 @@ func (w *crashWriter) transaction(rows, size int) {
 	w.o.ack(!noSync)
 }
 
+func (w *crashWriter) bulkRows() int {
+	if w.few > 0 {
+		return w.few
+	}
+	return 12000
+}
+
 func (w *crashWriter) step() {
 	w.n++
 	switch r := w.rng.IntN(24); {
@@ -275,7 +283,9 @@ func (w *crashWriter) step() {
 	case r == 8:
 		w.transaction(3, 60000) // large values
 	case r == 9 && w.bulk:
-		w.transaction(12000, 150)
+		w.transaction(w.bulkRows(), 150)
+	case r == 14 || r == 15:
+		check(w.t, w.db.CollectSpace(ctx))
 	case r < 13:
 		w.transaction(400, 200)
 	default:
@@ -288,6 +298,7 @@ type crashPoint struct {
 	fs      *vfs.MemFS
 	percent int
 	lo, hi  []int
+	at      string // what had just happened
 }
 
 func takeCrash(fs *vfs.MemFS, percent int, rng *rand.Rand, writers []*crashWriter) crashPoint {
@@ -413,6 +424,7 @@ func crashLife(t *testing.T, seed uint64, rounds int) {
 		o.ChillThreshold = 1 << 10
 	}
 	db := mustOpen(t, o)
+	db.collect.least = 16 << 10
 	var writers []*crashWriter
 	for i := range 3 {
 		w := &crashWriter{id: i, t: t, db: db, rng: rand.New(rand.NewPCG(seed, uint64(i))), o: newOracle(), bulk: i == 0}

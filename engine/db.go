@@ -58,7 +58,7 @@ type DB struct {
 
 	ckpt    checkpointer
 	collect collector
-	closed atomic.Bool
+	closed  atomic.Bool
 }
 
 // Open opens the store in dir, and makes it if there is none. Nil options are

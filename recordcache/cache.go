@@ -89,6 +89,9 @@ type Cache struct {
 	cold        *coldRows
 	ring        ring
 	ckpt        atomic.Uint64
+	// AfterLookup, if not nil, is called between reading an entry of the leaf map
+	// and asking for the owners in it: tests force what may happen there.
+	AfterLookup func()
 	Stats       Stats
 
 	mu       sync.RWMutex // guards tables and owners

@@ -16,8 +16,8 @@ import (
 // costs a rewrite of the leaf at most, after which it is exact.
 type Survey struct {
 	Runs   map[base.RunID]RunSurvey
-	Live   int64                // bytes of all decided frames that would stay
-	Rows   int64                // in decided frames
+	Live   int64 // bytes of all decided frames that would stay
+	Rows   int64 // in decided frames
 	Leaves int64
 	// Held are tombstones that a checkpoint would make droppable.
 	Held int64
