@@ -28,10 +28,6 @@ func (c *checkpointer) start(db *DB) {
 				return
 			case <-c.kick:
 			case <-tick.C:
-				// NoSync commits become durable within a bounded time.
-				if db.log.Synced() < db.log.End() && db.failed() == nil {
-					_ = db.log.Sync(db.log.End())
-				}
 			}
 			due := db.log.SinceCheckpoint() > db.o.LogLimit/2 || db.m.Retired() > maxRetired
 			if due && db.failed() == nil {

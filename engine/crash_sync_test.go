@@ -164,10 +164,10 @@ func (c *crashes) stop() {
 // recovery itself and right after it; every one of those must recover to a state
 // that the first crash allows, and what was read once stays (recovery is
 // idempotent).
-func (p *crashPoint) recoverTwice(t *testing.T, o Options, writers []*crashWriter, seed uint64, every bool) (again int) {
+func (p *crashPoint) recoverTwice(t *testing.T, o Options, writers []*crashWriter, seed uint64) (again int) {
 	t.Helper()
 	again = -1
-	c := newCrashes(p.fs, seed, every, nil)
+	c := newCrashes(p.fs, seed, false, nil)
 	c.sync, c.write = 12, 60
 	o.FS = c.fs()
 	db, err := Open("db", &o)
@@ -226,7 +226,7 @@ func TestCrashAtEverySync(t *testing.T) {
 	for range 160 * (*scale) {
 		w.step()
 		for _, p := range c.take() {
-			again += p.recoverTwice(t, *o, writers, seed+uint64(opened), *everySync)
+			again += p.recoverTwice(t, *o, writers, seed+uint64(opened))
 			opened++
 		}
 	}

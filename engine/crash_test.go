@@ -241,6 +241,7 @@ func (w *crashWriter) transaction(rows, size int) {
 			}
 		}
 		w.writes(tx, w.tables[w.rng.IntN(len(w.tables))], d, rows/8+1, size)
+		w.disturb()
 	}
 	if w.rng.IntN(4) == 0 {
 		check(w.t, tx.Rollback())
@@ -249,6 +250,21 @@ func (w *crashWriter) transaction(rows, size int) {
 	w.o.start(d)
 	check(w.t, tx.Commit())
 	w.o.ack(!noSync)
+}
+
+// disturb does to the rows of running transactions what low memory would.
+func (w *crashWriter) disturb() {
+	switch w.rng.IntN(12) {
+	case 0, 1:
+		chillAll(w.t, w.db)
+	case 2:
+		backlogAll(w.t, w.db)
+	case 3:
+		evictAll(w.t, w.db)
+	case 4:
+		tb := w.tables[w.rng.IntN(len(w.tables))]
+		mergeAt(w.t, w.db, tb, fmt.Appendf(nil, "k%06d", w.rng.IntN(3000)))
+	}
 }
 
 func (w *crashWriter) bulkRows() int {
@@ -284,7 +300,7 @@ func (w *crashWriter) step() {
 		w.transaction(3, 60000) // large values
 	case r == 9 && w.bulk:
 		w.transaction(w.bulkRows(), 150)
-	case r == 14 || r == 15:
+	case r == 14:
 		check(w.t, w.db.CollectSpace(ctx))
 	case r < 13:
 		w.transaction(400, 200)

@@ -58,6 +58,7 @@ type DB struct {
 
 	ckpt    checkpointer
 	collect collector
+	syncer  syncer
 	closed  atomic.Bool
 }
 
@@ -151,6 +152,8 @@ func (db *DB) start() error {
 	m.Store(db.m)
 	db.m.HoldSegments(pos, db.recoveredPins)
 	db.ckpt.start(db)
+	tick := time.NewTicker(db.o.SyncInterval)
+	db.syncer.start(db, tick.C, tick.Stop, nil)
 	if !db.o.ReadOnly {
 		db.collect.start(db)
 	}
@@ -213,6 +216,7 @@ func (db *DB) Close() error {
 	}
 	err := db.m.Close()
 	db.collect.close()
+	db.syncer.close()
 	db.ckpt.close()
 	if db.failed() == nil {
 		err = errors.Join(err, db.ckpt.run(context.Background(), db))

@@ -39,9 +39,9 @@ type Metrics struct {
 	LogBytesPending  int64  // since the checkpoint position
 	LogSyncs         uint64
 	LogRecycled      uint64 // segments written over old files instead of new ones
-	RunBytes         int64 // in run files
-	RunLiveBytes     int64 // of it, what would stay, estimated by the last survey for space collection
-	RunDeadBytes     int64 // of it, what superseded and deleted rows took then
+	RunBytes         int64  // in run files
+	RunLiveBytes     int64  // of it, what would stay, estimated by the last survey for space collection
+	RunDeadBytes     int64  // of it, what superseded and deleted rows took then
 	CollectedRuns    uint64
 	CollectedBytes   uint64 // of frames read to collect those runs
 	Runs             int64
