@@ -67,6 +67,11 @@ func (s *stopFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) 
 	return s.wrap(f, name, err)
 }
 
+func (s *stopFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	f, err := s.MemFS.OpenReadWrite(name, c, o...)
+	return s.wrap(f, name, err)
+}
+
 func (s *stopFS) Open(name string, o ...vfs.OpenOption) (vfs.File, error) {
 	f, err := s.MemFS.Open(name, o...)
 	return s.wrap(f, name, err)
