@@ -16,8 +16,8 @@ type Stats struct {
 	FreeSegments    int // waiting to be used again
 	PinnedSegments  int
 	Recycled        uint64 // segments made of files that were no longer needed
-	SinceCheckpoint int64 // bytes appended after the checkpoint position (L9)
-	BufferedBytes   int64 // reserved, or appended and not yet written
+	SinceCheckpoint int64  // bytes appended after the checkpoint position (L9)
+	BufferedBytes   int64  // reserved, or appended and not yet written
 }
 
 // counters are guarded by Log.mu.
