@@ -282,7 +282,7 @@ func (c *collector) giveWay(ctx context.Context, db *DB) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(time.Millisecond):
+	case <-time.After(time.Millisecond): //nolint:forbidigo // a pause, ended by the context; nothing is waited for
 		return nil
 	}
 }

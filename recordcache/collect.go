@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/tablespace"
@@ -191,12 +192,7 @@ func (m *merging) deadLarge(rows []versionchain.Row, h versionchain.Horizon) (de
 }
 
 func (m *merging) picks(i int) bool {
-	for _, p := range m.pick {
-		if p == i {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(m.pick, i)
 }
 
 // nextNewer returns the least timestamp above ts that rows have of key, locks
