@@ -44,6 +44,27 @@ func (s *Store) Permanent() (*tablespace.Run, error) {
 	return r, nil
 }
 
+// Roll ends the shared run that is being written; the next frame begins another.
+func (s *Store) Roll() {
+	s.mu.Lock()
+	if s.permanent != nil {
+		s.full = append(s.full, s.permanent)
+		s.permanent = nil
+	}
+	s.mu.Unlock()
+}
+
+// PermanentID returns the id of the shared run that is being written, 0 if there
+// is none.
+func (s *Store) PermanentID() base.RunID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.permanent == nil {
+		return 0
+	}
+	return s.permanent.ID()
+}
+
 // SealFull seals the shared runs that are full. Sealing takes the lock of the
 // edit queue, under which Permanent may be called. REQUIRES: no lock is held.
 func (s *Store) SealFull() {
@@ -149,6 +170,9 @@ func (t *TempTable) Run() (*tablespace.Run, error) {
 	defer t.mu.Unlock()
 	if n := len(t.runs); n > 0 && !t.runs[n-1].Full() {
 		return t.runs[n-1], nil
+	}
+	if n := len(t.runs); n > 0 {
+		t.runs[n-1].WriteIndex() // M5: the entries do not wait in memory for the commit
 	}
 	r, err := t.store.space.NewRun(t.out.ID)
 	if err != nil {

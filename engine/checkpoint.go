@@ -28,10 +28,6 @@ func (c *checkpointer) start(db *DB) {
 				return
 			case <-c.kick:
 			case <-tick.C:
-				// NoSync commits become durable within a bounded time.
-				if db.log.Synced() < db.log.End() && db.failed() == nil {
-					_ = db.log.Sync(db.log.End())
-				}
 			}
 			due := db.log.SinceCheckpoint() > db.o.LogLimit/2 || db.m.Retired() > maxRetired
 			if due && db.failed() == nil {
@@ -96,6 +92,9 @@ func (c *checkpointer) run(ctx context.Context, db *DB) (err error) {
 	db.m.Checkpointed(pos)
 	db.m.Forget(retired)
 	db.m.Relaxed()
+	if db.collect.cancel != nil {
+		db.collect.poke(db)
+	}
 	if err := db.forgetOwners(ctx); err != nil {
 		return err
 	}

@@ -152,6 +152,7 @@ type crashWriter struct {
 	tables []*Table
 	n      int
 	bulk   bool
+	few    int // rows of bulk transactions, if not 12000
 }
 
 func (w *crashWriter) addTable() {
@@ -240,6 +241,7 @@ func (w *crashWriter) transaction(rows, size int) {
 			}
 		}
 		w.writes(tx, w.tables[w.rng.IntN(len(w.tables))], d, rows/8+1, size)
+		w.disturb()
 	}
 	if w.rng.IntN(4) == 0 {
 		check(w.t, tx.Rollback())
@@ -248,6 +250,28 @@ func (w *crashWriter) transaction(rows, size int) {
 	w.o.start(d)
 	check(w.t, tx.Commit())
 	w.o.ack(!noSync)
+}
+
+// disturb does to the rows of running transactions what low memory would.
+func (w *crashWriter) disturb() {
+	switch w.rng.IntN(12) {
+	case 0, 1:
+		chillAll(w.t, w.db)
+	case 2:
+		backlogAll(w.t, w.db)
+	case 3:
+		evictAll(w.t, w.db)
+	case 4:
+		tb := w.tables[w.rng.IntN(len(w.tables))]
+		mergeAt(w.t, w.db, tb, fmt.Appendf(nil, "k%06d", w.rng.IntN(3000)))
+	}
+}
+
+func (w *crashWriter) bulkRows() int {
+	if w.few > 0 {
+		return w.few
+	}
+	return 12000
 }
 
 func (w *crashWriter) step() {
@@ -275,7 +299,9 @@ func (w *crashWriter) step() {
 	case r == 8:
 		w.transaction(3, 60000) // large values
 	case r == 9 && w.bulk:
-		w.transaction(12000, 150)
+		w.transaction(w.bulkRows(), 150)
+	case r == 14:
+		check(w.t, w.db.CollectSpace(ctx))
 	case r < 13:
 		w.transaction(400, 200)
 	default:
@@ -288,6 +314,7 @@ type crashPoint struct {
 	fs      *vfs.MemFS
 	percent int
 	lo, hi  []int
+	at      string // what had just happened
 }
 
 func takeCrash(fs *vfs.MemFS, percent int, rng *rand.Rand, writers []*crashWriter) crashPoint {
@@ -413,6 +440,7 @@ func crashLife(t *testing.T, seed uint64, rounds int) {
 		o.ChillThreshold = 1 << 10
 	}
 	db := mustOpen(t, o)
+	db.collect.least = 16 << 10
 	var writers []*crashWriter
 	for i := range 3 {
 		w := &crashWriter{id: i, t: t, db: db, rng: rand.New(rand.NewPCG(seed, uint64(i))), o: newOracle(), bulk: i == 0}

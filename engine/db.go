@@ -56,9 +56,11 @@ type DB struct {
 
 	recoveredPins []uint64 // log segments held until the first checkpoint
 
-	ckpt   checkpointer
-	closed atomic.Bool
-	gate   gate // of Checkpoint, Verify and Backup, which Close ends
+	ckpt    checkpointer
+	collect collector
+	syncer  syncer
+	closed  atomic.Bool
+	gate    gate // of Checkpoint, Verify and Backup, which Close ends
 }
 
 // Open opens the store in dir, and makes it if there is none. Nil options are
@@ -146,11 +148,16 @@ func (db *DB) start() error {
 	db.m = txn.NewManager(txn.Config{
 		Arena: db.arena, Space: db.space, Log: db.log, Backlog: db.temps, Cache: db.cache, Reg: db.reg, Scav: db.scav,
 		Incarnation: db.incarnation, ChillThreshold: db.o.ChillThreshold, NoSync: db.o.NoSync, ReadOnly: db.o.ReadOnly,
-		LogLimit: db.o.LogLimit, Behind: db.ckpt.poke, Failure: db.failed,
+		LogLimit: db.o.LogLimit, Behind: db.ckpt.poke, Failure: db.failed, Crowded: db.crowded,
 	}, db.snaps, last, pos)
 	m.Store(db.m)
 	db.m.HoldSegments(pos, db.recoveredPins)
 	db.ckpt.start(db)
+	tick := time.NewTicker(db.o.SyncInterval)
+	db.syncer.start(db, tick.C, tick.Stop, nil)
+	if !db.o.ReadOnly {
+		db.collect.start(db)
+	}
 	return nil
 }
 
@@ -219,6 +226,8 @@ func (db *DB) Close() error {
 	}
 	db.gate.close()
 	err := db.m.Close()
+	db.collect.close()
+	db.syncer.close()
 	db.ckpt.close()
 	if db.failed() == nil {
 		err = errors.Join(err, db.ckpt.run(context.Background(), db))

@@ -12,6 +12,7 @@ import (
 var (
 	crashSeed   = flag.Uint64("saker.seed", 0, "the only seed of crash tests")
 	scale       = flag.Int("saker.scale", 1, "how large scenarios are")
+	everySync   = flag.Bool("saker.everysync", false, "crash after every sync, not after a sample, with 0, 50 and 100 % of unsynced data each")
 	crashRounds = flag.Int("saker.crashes", 8, "crashes per seed")
 	long        = flag.Bool("saker.long", false, "fail every operation and flip every byte, not a sample")
 )

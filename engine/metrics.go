@@ -38,7 +38,12 @@ type Metrics struct {
 	LogBytes         uint64 // appended to the log
 	LogBytesPending  int64  // since the checkpoint position
 	LogSyncs         uint64
-	RunBytes         int64 // in run files
+	LogRecycled      uint64 // segments written over old files instead of new ones
+	RunBytes         int64  // in run files
+	RunLiveBytes     int64  // of it, what would stay, estimated by the last survey for space collection
+	RunDeadBytes     int64  // of it, what superseded and deleted rows took then
+	CollectedRuns    uint64
+	CollectedBytes   uint64 // of frames read to collect those runs
 	Runs             int64
 	MapBytes         uint64 // of the leaf map
 }
@@ -62,7 +67,9 @@ func (db *DB) Metrics() Metrics {
 		Commits: db.m.Counters.Commits.Load(), Rollbacks: db.m.Counters.Rollbacks.Load(), Conflicts: db.m.Counters.Conflicts.Load(),
 		Deadlocks: db.m.Counters.Deadlocks.Load(), Waits: db.m.Counters.Waits.Load(),
 		DiskBytesWritten: sp.BytesWritten + sp.MapWritten + lg.WrittenBytes,
-		LogBytes:         lg.AppendedBytes, LogBytesPending: db.log.SinceCheckpoint(), LogSyncs: lg.Syncs,
+		LogBytes:         lg.AppendedBytes, LogBytesPending: db.log.SinceCheckpoint(), LogSyncs: lg.Syncs, LogRecycled: lg.Recycled,
+		RunLiveBytes: db.collect.live.Load(), RunDeadBytes: db.collect.dead.Load(),
+		CollectedRuns: db.collect.runs.Load(), CollectedBytes: st.CollectedBytes.Load(),
 		RunBytes: sp.RunBytes, Runs: int64(sp.Runs), MapBytes: sp.MapBytes,
 	}
 }
@@ -84,8 +91,9 @@ func (m Metrics) String() string {
 	row("cold reads / row hits", "%d / %d", m.ColdReads, m.ColdRowHits)
 	row("transactions", "%d active, %d temp tables, %d sweeping", m.ActiveTransactions, m.TempTables, m.Sweeping)
 	row("outcomes", "%d commits, %d rollbacks, %d conflicts, %d deadlocks, %d waits", m.Commits, m.Rollbacks, m.Conflicts, m.Deadlocks, m.Waits)
-	row("log", "%.1f MiB appended, %.1f pending, %d syncs", mib(int64(m.LogBytes)), mib(m.LogBytesPending), m.LogSyncs)
+	row("log", "%.1f MiB appended, %.1f pending, %d syncs, %d segments recycled", mib(int64(m.LogBytes)), mib(m.LogBytesPending), m.LogSyncs, m.LogRecycled)
 	row("runs", "%d with %.1f MiB", m.Runs, mib(m.RunBytes))
+	row("space", "%.1f MiB live, %.1f dead; %d runs collected, %.1f MiB read for it", mib(m.RunLiveBytes), mib(m.RunDeadBytes), m.CollectedRuns, mib(int64(m.CollectedBytes)))
 	row("leaf map", "%.1f MiB", mib(int64(m.MapBytes)))
 	row("written", "%.1f MiB", mib(int64(m.DiskBytesWritten)))
 	return b.String()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -37,6 +38,10 @@ type Options struct {
 	RunSize int64
 	// NoSync makes every transaction a NoSync one.
 	NoSync bool
+	// SyncInterval bounds what a crash may take of NoSync transactions: what was
+	// committed longer ago than this, and the time of one sync, is durable. A crash
+	// takes the newest ones, whole and in order. Default 100 ms, least 1 ms.
+	SyncInterval time.Duration
 	// ReadOnly opens without permission to write rows.
 	ReadOnly bool
 	// FS is the file system; default the operating system's.
@@ -57,6 +62,9 @@ const (
 	defaultThreshold = 5 << 20
 	defaultLogLimit  = 128 << 20
 	minLogLimit      = 1 << 20
+
+	defaultSyncInterval = 100 * time.Millisecond
+	minSyncInterval     = time.Millisecond
 )
 
 // resolved are options with all defaults filled in.
@@ -88,6 +96,12 @@ func (o *Options) resolve() (*resolved, error) {
 	check(&r.LogSegmentSize, "LogSegmentSize", 16<<20, 64<<10, 1<<30)
 	check(&r.MapMemTable, "MapMemTable", clamp(m/64, 256<<10, 8<<20), 64<<10, 1<<30)
 	check(&r.RunSize, "RunSize", 256<<20, 64<<10, 1<<40)
+	if r.SyncInterval == 0 {
+		r.SyncInterval = defaultSyncInterval
+	}
+	if r.SyncInterval < minSyncInterval {
+		errs = append(errs, fmt.Errorf("SyncInterval is %v, less than %v", r.SyncInterval, minSyncInterval))
+	}
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("%w: %w", base.ErrInvalidOptions, errors.Join(errs...))
 	}

@@ -417,3 +417,50 @@ func TestSpilledDeadIntervalsSurvive(t *testing.T) {
 		})
 	}
 }
+
+// A reader looks an entry of the leaf map up, and before it asks for the owners in
+// it one of them is rolled back, swept and forgotten. The reader found an owner
+// that nobody knew and reported corruption. Now it asks again.
+func TestOwnerForgottenUnderLookup(t *testing.T) {
+	for _, how := range []string{"get", "scan", "put"} {
+		t.Run(how, func(t *testing.T) {
+			db := mustOpen(t, tinyOptions())
+			tb := mustTable(t, db, "t")
+			inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, 300, 100) })
+			tx := mustBegin(t, db, TxOptions{})
+			for i := range 300 {
+				put(t, tx, tb, fmt.Sprintf("k%06d", i), "temporary")
+			}
+			evictAll(t, db)
+			done := false
+			db.cache.AfterLookup = func() {
+				if done {
+					return
+				}
+				done = true
+				rollback(t, tx)
+				waitSwept(t, db)
+				check(t, db.Checkpoint(ctx))
+				check(t, db.Checkpoint(ctx))
+			}
+			inUpdate(t, db, func(tx *Tx) {
+				switch how {
+				case "get":
+					if v, err := tx.Get(tb, []byte("k000007")); err != nil || string(v) != string(value(7, 100)) {
+						t.Errorf("get: %.20q, %v", v, err)
+					}
+				case "scan":
+					wantRows(t, tx, tb, 0, 300, 100)
+				case "put":
+					put(t, tx, tb, "k000007", string(value(7, 100)))
+				}
+			})
+			if !done {
+				t.Error("nothing was looked up")
+			}
+			db.cache.AfterLookup = nil
+			inView(t, db, func(tx *Tx) { wantRows(t, tx, tb, 0, 300, 100) })
+			mustClose(t, db)
+		})
+	}
+}

@@ -1,8 +1,11 @@
 package recordcache
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -68,6 +71,8 @@ type Stats struct {
 	SealedLeaves     atomic.Uint64
 	Splits           atomic.Uint64
 	Merges           atomic.Uint64
+	FramedRows       atomic.Uint64 // written to frames, those of merges included
+	CollectedBytes   atomic.Uint64 // of frames rewritten to collect space
 	ColdReads        atomic.Uint64
 	ColdHits         atomic.Uint64
 }
@@ -84,6 +89,9 @@ type Cache struct {
 	cold        *coldRows
 	ring        ring
 	ckpt        atomic.Uint64
+	// AfterLookup, if not nil, is called between reading an entry of the leaf map
+	// and asking for the owners in it: tests force what may happen there.
+	AfterLookup func()
 	Stats       Stats
 
 	mu       sync.RWMutex // guards tables and owners
@@ -204,6 +212,16 @@ func (c *Cache) KnowsOwner(id base.TxnID) bool { return c.owner(id) != nil }
 // Owner returns the outcome of the owner of a frame; nil when unknown.
 func (c *Cache) Owner(id base.TxnID) *versionchain.Outcome { return c.owner(id) }
 
+// Committed reports whether the transaction is committed and published.
+func (c *Cache) Committed(id base.TxnID) bool {
+	o := c.owner(id)
+	if o == nil {
+		return false
+	}
+	st, _ := o.Status()
+	return st == versionchain.Committed
+}
+
 // owner finds the outcome of the owner of a frame; nil when unknown.
 func (c *Cache) owner(id base.TxnID) *versionchain.Outcome {
 	if o := c.reg.Get(id); o != nil {
@@ -245,4 +263,11 @@ func (c *Cache) ReleaseMemory() {
 		c.ring.remove(l)
 		return true
 	})
+}
+
+// Tables returns the tables that the cache knows, by id.
+func (c *Cache) Tables() []*Table {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(c.tables), func(a, b *Table) int { return cmp.Compare(a.ID, b.ID) })
 }

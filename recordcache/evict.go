@@ -128,7 +128,7 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 			return false, err
 		}
 	}
-	if rq.Action != Checkpoint {
+	if rq.Action != Checkpoint || !l.chargeList(c) {
 		l.retire(c)
 	} else {
 		l.retireChilled(c)
@@ -144,6 +144,21 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 	}
 	l.recharge(c)
 	return merge, nil
+}
+
+// chargeList charges what the list has grown by. It reports false if there is no
+// room: a checkpoint frees nothing by itself, so it has to retire what it wrote, or
+// the lists of a thousand leaves would overdraw record memory (M1).
+func (l *Leaf) chargeList(c *Cache) bool {
+	delta := l.cost() - l.charged
+	if delta <= 0 {
+		return true
+	}
+	ok := c.arena.Charge(delta)
+	if ok {
+		l.charged += delta
+	}
+	return ok
 }
 
 // countOwners counts the rows of each small live owner in the leaf.

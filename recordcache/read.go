@@ -270,15 +270,13 @@ func (f *frame) sees(r *versionchain.Reader, row *versionchain.Row) bool {
 // getGap reads a key that no present leaf covers through the leaf map.
 func (t *Table) getGap(r *versionchain.Reader, sc *Scratch, dst, key []byte) ([]byte, bool, error) {
 	c := t.cache
-	en, found, _, _, err := c.space.Lookup(t.ID, key)
-	if err != nil || !found {
+	x, err := c.lookup(func() (tablespaceEntry, bool, []byte, []byte, error) { return c.space.Lookup(t.ID, key) })
+	if err != nil || x.list == nil {
+		c.space.ReleaseEntry(&x.en)
 		return dst, false, err
 	}
-	defer c.space.ReleaseEntry(&en)
-	list, err := c.listOf(&en)
-	if err != nil || list == nil {
-		return dst, false, err
-	}
+	defer c.space.ReleaseEntry(&x.en)
+	list := x.list
 	n := len(dst)
 	var b best
 	hash := base.Hash(key)

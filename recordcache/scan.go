@@ -505,22 +505,17 @@ func (it *Iter) gapView(edge []byte) (low, high []byte, err error) {
 		it.closeWalk()
 		it.walk = c.space.NewWalk(it.t.ID)
 	}
-	var en tablespaceEntry
-	var found bool
-	var holeLow, holeHigh []byte
-	if it.reverse {
-		en, found, holeLow, holeHigh, err = it.walk.LookupBefore(it.bound)
-	} else {
-		en, found, holeLow, holeHigh, err = it.walk.Lookup(it.bound)
-	}
+	x, err := c.lookup(func() (tablespaceEntry, bool, []byte, []byte, error) {
+		if it.reverse {
+			return it.walk.LookupBefore(it.bound)
+		}
+		return it.walk.Lookup(it.bound)
+	})
 	if err != nil {
 		return nil, nil, err
 	}
-	low, high = holeLow, holeHigh
-	if found {
-		defer c.space.ReleaseEntry(&en)
-		low, high = en.Low, en.High
-	}
+	defer c.space.ReleaseEntry(&x.en)
+	low, high = x.low, x.high
 	if edge != nil {
 		if it.reverse && bytes.Compare(edge, low) > 0 {
 			low = edge
@@ -529,14 +524,10 @@ func (it *Iter) gapView(edge []byte) (low, high []byte, err error) {
 			high = edge
 		}
 	}
-	if !found {
+	if x.list == nil {
 		return low, high, nil
 	}
-	list, err := c.listOf(&en)
-	if err != nil || list == nil {
-		return low, high, err
-	}
-	return low, high, it.open(list, low, high)
+	return low, high, it.open(x.list, low, high)
 }
 
 // open reads the frames of the view and places each source at the bound,

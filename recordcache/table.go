@@ -197,25 +197,21 @@ func (t *Table) find(key []byte) *Leaf {
 func (t *Table) install(key []byte) error {
 	c := t.cache
 	moved, sealed := t.moved.Load(), t.sealed.Load()
-	en, found, holeLow, holeHigh, err := c.space.Lookup(t.ID, key)
+	x, err := c.lookup(func() (tablespaceEntry, bool, []byte, []byte, error) { return c.space.Lookup(t.ID, key) })
 	if err != nil {
 		return err
 	}
-	l := &Leaf{table: t}
+	defer c.space.ReleaseEntry(&x.en)
+	l, found := &Leaf{table: t}, x.found
 	if found {
-		defer c.space.ReleaseEntry(&en)
-		l.setFences(en.Low, en.High)
+		l.setFences(x.en.Low, x.en.High)
 		l.mapped = true
-		l.list, err = c.listOf(&en)
-		if err != nil {
-			return err
-		}
-		if l.list == nil {
-			l.list = newList(en.Seq, nil)
+		if l.list = x.list; l.list == nil {
+			l.list = newList(x.en.Seq, nil)
 		}
 		l.sole = l.list.sole
 	} else {
-		l.low, l.high = holeLow, holeHigh
+		l.low, l.high = x.low, x.high
 	}
 	l.charged = l.cost()
 	if !c.arena.Charge(l.charged) {
@@ -288,6 +284,37 @@ func (t *Table) beforeLocked(l *Leaf) *Leaf {
 		return false
 	})
 	return out
+}
+
+// looked is the answer of the leaf map: an entry and its list, nil when nothing of
+// it is visible to anybody, or a hole.
+type looked struct {
+	en        tablespaceEntry // its runs are held until ReleaseEntry
+	found     bool
+	low, high []byte // of the entry, or the hole around the key
+	list      *frameList
+}
+
+// lookup asks the leaf map and finds the owners of what it lists. Between the two
+// a rolled back owner may be swept and forgotten: then its frames have left the
+// entry, and asking again shows it. An owner that stays unknown is corruption.
+func (c *Cache) lookup(ask func() (en tablespaceEntry, found bool, holeLow, holeHigh []byte, err error)) (x looked, err error) {
+	for seq := base.EditSeq(0); ; seq = x.en.Seq {
+		if x.en, x.found, x.low, x.high, err = ask(); err != nil || !x.found {
+			return x, err
+		}
+		if c.AfterLookup != nil {
+			c.AfterLookup()
+		}
+		x.low, x.high = x.en.Low, x.en.High
+		if x.list, err = c.listOf(&x.en); err == nil {
+			return x, nil
+		}
+		c.space.ReleaseEntry(&x.en)
+		if x.en.Seq == seq {
+			return x, err
+		}
+	}
 }
 
 // listOf makes a leaf's list of a map entry; nil when it lists nothing. Frames of

@@ -175,7 +175,11 @@ func (w *worker) encode(t *Table, out *versionchain.Outcome, rows []versionchain
 	if out != nil {
 		m.Owner = out.ID
 	}
+	stones := uint32(0)
 	for i := range rows {
+		if rows[i].Kind != base.KindValue {
+			stones++
+		}
 		m.Newest = max(m.Newest, rows[i].TS)
 		m.Leave = max(m.Leave, rows[i].Leave)
 	}
@@ -191,6 +195,7 @@ func (w *worker) encode(t *Table, out *versionchain.Outcome, rows []versionchain
 		Newest: m.Newest,
 		Leave:  m.Leave,
 		Rows:   uint32(len(rows)),
+		Stones: stones,
 		Image:  image,
 		Large:  len(rows) == 1 && len(rows[0].Value) > base.LargeValueSize,
 		Filter: append([]byte(nil), fr.Filter()...),
@@ -220,6 +225,7 @@ func (c *Cache) place(w *worker, e *tablespace.EditTx, t *Table, i int) (f frame
 	b := w.frames[cd.from:cd.to]
 	f.Addr = e.AddFrame(run, b, t.ID, f.Owner)
 	w.room.buf -= len(b)
+	c.Stats.FramedRows.Add(uint64(f.Rows))
 	e.Refs(run.ID(), 1)
 	return f, nil
 }

@@ -15,8 +15,9 @@ type Stats struct {
 	Segments        int // in use
 	FreeSegments    int // waiting to be used again
 	PinnedSegments  int
-	SinceCheckpoint int64 // bytes appended after the checkpoint position (L9)
-	BufferedBytes   int64 // reserved, or appended and not yet written
+	Recycled        uint64 // segments made of files that were no longer needed
+	SinceCheckpoint int64  // bytes appended after the checkpoint position (L9)
+	BufferedBytes   int64  // reserved, or appended and not yet written
 }
 
 // counters are guarded by Log.mu.
@@ -118,6 +119,7 @@ func (l *Log) Stats() Stats {
 	}
 	if l.supply != nil {
 		st.FreeSegments = l.supply.Free()
+		st.Recycled = l.supply.Reused()
 	}
 	return st
 }

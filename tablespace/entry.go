@@ -14,6 +14,7 @@ type FrameRef struct {
 	Newest base.CommitTS // of its rows; 0 if Owner is set
 	Leave  base.Leave    // greatest in it
 	Rows   uint32
+	Stones uint32 // of the rows, those that hold no value: tombstones and locks
 	Image  bool
 	Large  bool   // one large value, alone
 	Merged bool   // made by a merge of a live owner's frames, which it does not overlap
@@ -46,7 +47,7 @@ func (en *Entry) Held(i int) *Run {
 // An entry in Pebble: the key is 'm', the table (4, big-endian), Low; the value
 //
 //	| version 1 | flags 1 | seq v | high: length v, bytes | frames: count v, … | crc 4 |
-//	frame: | flags 1 | run v | off v | len v | owner v | newest v | leave v | rows v | filter, first, last: length v, bytes |
+//	frame: | flags 1 | run v | off v | len v | owner v | newest v | leave v | rows v | stones v, if flagged | filter, first, last: length v, bytes |
 //
 // v is a varint; the crc32c covers key and value.
 const (
@@ -55,6 +56,7 @@ const (
 	frameImage    = 1 << 0
 	frameMerged   = 1 << 1
 	frameLarge    = 1 << 2
+	frameStones   = 1 << 3
 	// frameRefMin is the least size of an encoded frame: a bound for counts.
 	frameRefMin = 11
 )
@@ -89,6 +91,9 @@ func appendEntry(dst, key []byte, en *Entry) []byte {
 		if f.Large {
 			flags |= frameLarge
 		}
+		if f.Stones > 0 {
+			flags |= frameStones
+		}
 		dst = append(dst, flags)
 		dst = binary.AppendUvarint(dst, uint64(f.Run))
 		dst = binary.AppendUvarint(dst, f.Off)
@@ -97,6 +102,9 @@ func appendEntry(dst, key []byte, en *Entry) []byte {
 		dst = binary.AppendUvarint(dst, uint64(f.Newest))
 		dst = binary.AppendUvarint(dst, uint64(f.Leave))
 		dst = binary.AppendUvarint(dst, uint64(f.Rows))
+		if f.Stones > 0 {
+			dst = binary.AppendUvarint(dst, uint64(f.Stones))
+		}
 		dst = appendBytes(dst, f.Filter)
 		dst = appendBytes(dst, f.First)
 		dst = appendBytes(dst, f.Last)
@@ -132,6 +140,9 @@ func decodeEntry(key, value []byte) (Entry, error) {
 		f.Newest = base.CommitTS(d.uint(64))
 		f.Leave = base.Leave(d.uint(32))
 		f.Rows = uint32(d.uint(32))
+		if flags&frameStones != 0 {
+			f.Stones = uint32(d.uint(32))
+		}
 		f.Filter = d.bytes()
 		f.First = known(d.bytes())
 		f.Last = known(d.bytes())

@@ -66,6 +66,7 @@ func (s *Space) loadRuns() error {
 		// Not known to be synced: the last process may have died before it was,
 		// and what we read may only be in the operating system's cache.
 		r.sealed.Store(true)
+		s.runBytes.Add(int64(n))
 		s.runs[id] = r
 	}
 	return nil

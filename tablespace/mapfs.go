@@ -136,24 +136,38 @@ func (f *mapFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if f.p.get() != nil {
 		time.Sleep(retryPause) //nolint:forbidigo // Pebble calls, with no context and nothing to wait for
 	}
-	file, err := f.FS.Create(name, c)
-	if err == nil && strings.HasPrefix(f.PathBase(name), "MANIFEST-") {
-		// Pebble makes the marker that names the manifest and then syncs the
-		// directory once for both: a crash may keep the marker alone.
-		if err = f.syncDir(f.PathDir(name)); err != nil {
-			_ = file.Close() // the first error is the one to tell
-		}
+	if err := f.beforeMarker(name); err != nil {
+		return nil, err
 	}
+	file, err := f.FS.Create(name, c)
 	return f.opened(name, file, err)
 }
 
-// syncDir makes the entries of a directory durable.
-func (f *mapFS) syncDir(name string) error {
-	d, err := f.FS.OpenDir(name)
-	if err != nil {
+// Remove implements vfs.FS.
+func (f *mapFS) Remove(name string) error {
+	if err := f.beforeMarker(name); err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return f.FS.Remove(name)
+}
+
+// beforeMarker syncs the directory before a marker file appears or goes. Pebble
+// makes the file that a marker names, the marker, removes the marker before it, and
+// syncs the directory once, at the end. A disk that writes directory entries in an
+// order of its own may then hold, after a crash, a marker whose file is missing, or
+// no marker at all.
+func (f *mapFS) beforeMarker(name string) error {
+	if !strings.HasPrefix(f.PathBase(name), "marker.") {
+		return nil
+	}
+	d, err := f.FS.OpenDir(f.PathDir(name))
+	if err == nil {
+		err = errors.Join(d.Sync(), d.Close())
+	}
+	if f.copyOf(name) != nil {
+		return err
+	}
+	return f.check(true, err)
 }
 
 // OpenReadWrite implements vfs.FS.

@@ -69,6 +69,7 @@ func (r *Run) doom() {
 		r.mu.Unlock()
 		return // another was faster
 	}
+	r.s.runBytes.Add(-r.Size())
 	r.s.markClean(r) // what it holds is not written any more
 	// The room that it takes in the buffer is given back now: a holder of the run
 	// may be the one who waits for room.

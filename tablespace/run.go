@@ -82,8 +82,22 @@ func (r *Run) Owner() base.TxnID { return r.owner }
 // Size returns the bytes added so far.
 func (r *Run) Size() int64 { return int64(r.size.Load()) }
 
-// Full reports whether the caller should go on with a new run (Options.RunSize).
-func (r *Run) Full() bool { return r.Size() >= r.s.o.RunSize }
+// Sizes of runs follow that of the store, up to Options.RunSize: the space of a
+// run comes back as a whole, so one run must be a small part of the store.
+const (
+	minRunSize      = 256 << 10
+	minOwnedRunSize = 4 << 20
+)
+
+// Full reports whether the caller should go on with a new run. One transaction's
+// runs are larger: each is synced when it commits.
+func (r *Run) Full() bool {
+	limit := max(minRunSize, r.s.RunBytes()/16)
+	if r.owner != 0 {
+		limit = max(minOwnedRunSize, r.s.RunBytes()/4)
+	}
+	return r.Size() >= min(limit, r.s.o.RunSize)
+}
 
 // Listed returns the number of list entries that name the run, as of the last edit.
 func (r *Run) Listed() int64 { return r.listed.Load() }
@@ -153,6 +167,7 @@ func (r *Run) add(b []byte, owned bool, e IndexEntry) Addr {
 		r.closeChunkLocked()
 		r.pushChunkLocked(&chunk{buf: b, class: -1, marks: []mark{{0, len(b)}}, charged: int64(len(b))})
 		r.size.Store(off + uint64(len(b)))
+		r.s.runBytes.Add(int64(len(b)))
 		r.closeChunkLocked()
 	} else {
 		c := r.appendLocked(b)
@@ -186,6 +201,7 @@ func (r *Run) appendLocked(b []byte) *chunk {
 	c.buf = append(c.buf, b...)
 	c.charged += int64(len(b))
 	r.size.Store(r.size.Load() + uint64(len(b)))
+	r.s.runBytes.Add(int64(len(b)))
 	if len(c.buf) == cap(c.buf) {
 		r.closeChunkLocked()
 	}

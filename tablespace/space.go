@@ -103,6 +103,8 @@ type Space struct {
 	holds     int
 	held      []*Run
 
+	runBytes atomic.Int64 // of all runs that are not gone
+
 	bytesWritten, syncs, batches, unlinked, unlinkFailed atomic.Uint64
 
 	closed atomic.Bool

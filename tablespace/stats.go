@@ -24,6 +24,30 @@ type Stats struct {
 	MapCompacts int64
 }
 
+// RunBytes returns the bytes in all runs, those not yet written included.
+func (s *Space) RunBytes() int64 { return s.runBytes.Load() }
+
+// RunInfo is what space collection wants to know about a run.
+type RunInfo struct {
+	Run    base.RunID
+	Owner  base.TxnID // 0: shared; also of a run of an earlier life that nothing lists
+	Bytes  int64
+	Listed int64 // list entries that name it, as of the last edit
+	Sealed bool  // nothing is added any more
+}
+
+// RunInfos appends the runs that have not been unlinked, in no order.
+func (s *Space) RunInfos(dst []RunInfo) []RunInfo {
+	s.regMu.RLock()
+	defer s.regMu.RUnlock()
+	for _, r := range s.runs {
+		if r.refs.Load()&gone == 0 {
+			dst = append(dst, RunInfo{r.id, r.owner, r.Size(), r.listed.Load(), r.sealed.Load()})
+		}
+	}
+	return dst
+}
+
 // Stats returns the figures of the moment.
 func (s *Space) Stats() Stats {
 	st := Stats{

@@ -37,6 +37,9 @@ type Config struct {
 	LogLimit int64
 	// Behind is told that the log has grown; it must not block.
 	Behind func()
+	// Crowded returns nil, or what a first write has to wait for: superseded rows
+	// take more space than they should.
+	Crowded func() <-chan struct{}
 	// Failure returns the error that poisoned the store, or nil.
 	Failure func() error
 }
@@ -209,6 +212,19 @@ func (m *Manager) admit(ctx context.Context) error {
 	}
 	if m.Log.SinceCheckpoint() > m.LogLimit/2 {
 		m.Behind()
+	}
+	for ch := m.Crowded(); ch != nil; ch = m.Crowded() {
+		if err := m.Failure(); err != nil {
+			return err
+		}
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.closing:
+			return base.ErrClosed
+		case <-time.After(time.Second): // the store may have failed meanwhile
+		}
 	}
 	return nil
 }

@@ -46,7 +46,8 @@ type Options struct {
 	ReadOnly  bool
 	Isolation Isolation
 	// NoSync: Commit does not wait for the disk. A crash may lose the
-	// transaction, whole, together with all later ones of its kind.
+	// transaction, whole, together with all later ones of its kind, as long as it
+	// is younger than the store's SyncInterval.
 	NoSync bool
 }
 

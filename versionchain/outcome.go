@@ -39,8 +39,8 @@ type Outcome struct {
 	leave atomic.Uint32
 	// superseded is how often leave rose though nothing departed.
 	superseded atomic.Uint32
-	holds atomic.Int32
-	dead  atomic.Pointer[savepoint.Intervals]
+	holds      atomic.Int32
+	dead       atomic.Pointer[savepoint.Intervals]
 	// Large says that the transaction passed ChillThreshold.
 	Large atomic.Bool
 	// Left is set, under a leaf lock, as soon as anything of the transaction

@@ -25,6 +25,7 @@ type Supply struct {
 	ready  []*File    // prepared, ascending, not yet taken
 	next   uint64     // number of the next file to prepare
 	wanted uint64     // prepare up to this number
+	reused uint64     // files prepared from free ones
 	fails  uint64     // failed attempts; lets Take see one that began after it
 	err    error      // of the last attempt
 	stop   bool
@@ -93,6 +94,13 @@ func (s *Supply) Free() int {
 	return len(s.free)
 }
 
+// Reused returns the number of files that were made of free ones.
+func (s *Supply) Reused() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reused
+}
+
 // Stop ends the goroutine and closes all files that were not taken.
 func (s *Supply) Stop() error {
 	s.mu.Lock()
@@ -146,6 +154,9 @@ func (s *Supply) prepareLocked() {
 		s.fails++
 	} else {
 		s.next++
+		if old != nil {
+			s.reused++
+		}
 		s.ready = append(s.ready, f)
 	}
 	s.done.Broadcast()

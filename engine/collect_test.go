@@ -1,0 +1,188 @@
+package engine
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// spaceStore is a store of rows that are updated for ever, and what it holds.
+type spaceStore struct {
+	t    *testing.T
+	db   *DB
+	tb   *Table
+	rng  *rand.Rand
+	o    *oracle
+	n    int // writes
+	rows int
+	live int64 // bytes of keys and values
+	size int
+
+	written, worst int64
+}
+
+const spaceKey = "row%07d"
+
+func newSpaceStore(t *testing.T, db *DB, rows, size int, seed uint64) *spaceStore {
+	s := &spaceStore{t: t, db: db, rows: rows, size: size, rng: rand.New(rand.NewPCG(seed, 1)), o: newOracle()}
+	s.o.start(delta{"w0/t": []byte("table")})
+	var err error
+	s.tb, err = db.CreateTable(ctx, "w0/t")
+	check(t, err)
+	s.o.ack(true)
+	for at := 0; at < rows; at += 500 {
+		s.update(func(i int) int { return at + i }, min(500, rows-at))
+	}
+	return s
+}
+
+// update puts n rows in one transaction.
+func (s *spaceStore) update(key func(i int) int, n int) {
+	s.t.Helper()
+	tx := mustBegin(s.t, s.db, TxOptions{NoSync: true})
+	d := delta{}
+	for i := range n {
+		k := fmt.Sprintf(spaceKey, key(i))
+		s.n++
+		v := value(s.n, s.size)
+		check(s.t, tx.Put(s.tb, []byte(k), v))
+		at := s.tb.Name + "\x00" + k
+		if _, ok := s.o.cur[at]; !ok && d[at] == nil {
+			s.live += int64(len(k) + len(v))
+		}
+		d[at] = v
+		s.written += int64(len(k) + len(v))
+	}
+	s.o.start(d)
+	check(s.t, tx.Commit())
+	s.o.ack(false)
+}
+
+func (s *spaceStore) random(n int) {
+	s.update(func(int) int { return s.rng.IntN(s.rows) }, n)
+}
+
+// disk is what the store takes on disk, the log apart: LogLimit bounds that.
+func (s *spaceStore) disk() int64 {
+	m := s.db.Metrics()
+	return m.RunBytes + int64(m.MapBytes)
+}
+
+// sample checks the bound.
+func (s *spaceStore) sample() {
+	s.t.Helper()
+	d := s.disk()
+	s.worst = max(s.worst, d*100/s.live)
+	if d*2 > s.live*5 {
+		s.t.Fatalf("after %d MiB written the store takes %d KiB for %d KiB of rows: more than 2.5 times\n%v",
+			s.written>>20, d>>10, s.live>>10, s.db.Metrics())
+	}
+}
+
+func (s *spaceStore) crash(fs *vfs.MemFS, percent int, o Options) {
+	w := []*crashWriter{{id: 0, o: s.o}}
+	p := takeCrash(fs, percent, s.rng, w)
+	p.recover(s.t, o, w, s.rng)
+}
+
+// A store that is updated at random for ever stays below 2.5 times its live bytes
+// on disk: runs with few live frames are collected, and writers wait for that.
+// Crashes in the middle of collecting lose nothing.
+func TestSpaceStaysBounded(t *testing.T) {
+	fs := newCrashFS(t)
+	o := memOptions()
+	o.FS, o.Memory, o.RecordMemory, o.RunSize = fs, 4<<20, 1<<20, 256<<20
+	db := mustOpen(t, o)
+	s := newSpaceStore(t, db, 10000*(*scale), 380, 1)
+	total := 20 * s.live
+	nextCrash := total / 5
+	for s.written < total {
+		for range 20 {
+			s.random(1 + s.rng.IntN(60))
+		}
+		s.sample()
+		if s.written > nextCrash {
+			nextCrash += total / 5
+			s.crash(fs, s.rng.IntN(3)*50, *o)
+		}
+	}
+	m := db.Metrics()
+	t.Logf("written %d MiB, live %d KiB, worst %d %%\n%v", s.written>>20, s.live>>10, s.worst, m)
+	if m.CollectedRuns == 0 {
+		t.Error("no run was collected")
+	}
+	s.o.match(t, "at the end", contents(t, db, 0), s.o.acked, s.o.acked)
+	mustClose(t, db)
+}
+
+// With most rows deleted the space comes back: tombstones go, too, and large
+// values that only a tombstone hides. A snapshot from before keeps its rows, which
+// are rewritten with the rest; when it ends, they go.
+func TestSpaceComesBack(t *testing.T) {
+	fs := newCrashFS(t)
+	o := memOptions()
+	o.FS, o.Memory, o.RecordMemory, o.RunSize = fs, 4<<20, 1<<20, 256<<20
+	db := mustOpen(t, o)
+	s := newSpaceStore(t, db, 8000, 380, 2)
+	for i := range 20 {
+		inUpdate(t, db, func(tx *Tx) { put(t, tx, s.tb, fmt.Sprintf("large%02d", i), string(value(i, 100_000))) })
+	}
+	old := mustBegin(t, db, TxOptions{ReadOnly: true})
+	before := all(t, old, s.tb)
+	for at := 0; at < s.rows; at += 400 {
+		inUpdate(t, db, func(tx *Tx) {
+			for i := at; i < at+400; i++ {
+				if i%20 != 0 {
+					del(t, tx, s.tb, fmt.Sprintf(spaceKey, i))
+				}
+			}
+		})
+	}
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range 20 {
+			if i%2 == 0 {
+				del(t, tx, s.tb, fmt.Sprintf("large%02d", i))
+			} else {
+				put(t, tx, s.tb, fmt.Sprintf("large%02d", i), "small")
+			}
+		}
+	})
+	collect := func() {
+		evictAll(t, db)
+		check(t, db.Checkpoint(ctx))
+		check(t, db.CollectSpace(ctx))
+	}
+	collect()
+	if after := all(t, old, s.tb); len(after) != len(before) {
+		t.Fatalf("the old snapshot has %d rows, %d before", len(after), len(before))
+	} else {
+		for i := range after {
+			if after[i] != before[i] {
+				t.Fatalf("the old snapshot's row %d has changed", i)
+			}
+		}
+	}
+	pinned := s.disk()
+	rollback(t, old)
+	collect()
+	live := int64(0)
+	inView(t, db, func(tx *Tx) {
+		for row, err := range tx.Scan(s.tb, Range{}) {
+			check(t, err)
+			live += int64(len(row.Key) + len(row.Value))
+		}
+	})
+	if d := s.disk(); d*2 > live*5+(1<<20) {
+		t.Errorf("%d KiB on disk for %d KiB of rows; %d KiB while the old snapshot was open\n%v", d>>10, live>>10, pinned>>10, db.Metrics())
+		describeMap(t, db, s.tb)
+	}
+	db = reopen(t, db, o)
+	inView(t, db, func(tx *Tx) {
+		if n := len(all(t, tx, mustTable(t, db, "w0/t"))); n != s.rows/20+10 {
+			t.Errorf("%d rows after reopening", n)
+		}
+	})
+	mustClose(t, db)
+}

@@ -1,0 +1,349 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/recordcache"
+	"github.com/sakerdb/saker/tablespace"
+)
+
+// collector gives the space back that superseded rows take in runs. A run goes
+// as a whole, when nothing lists a frame of it; so where little of a run is live
+// the collector rewrites the leaves that list it, and the file falls.
+//
+//	 growth (due)                   ┌───────────── batch ──────────────┐
+//	──────────────► survey the map ─┤ victims: least live share first, │─► flush, unlink ─► survey …
+//	                                │ rewrite their leaves one by one  │        until little is dead
+//	                                └──────────────────────────────────┘
+//
+// Invariants
+//
+//   - The truth about live bytes is the leaf map. Nothing is counted on the side
+//     that a crash could leave wrong; a survey walks the map, a few entries at a
+//     time, holding no lock.
+//   - L10: a victim is never unlinked by the collector. Its references go with the
+//     edits that list what replaces its frames, and Space.Flush unlinks it after.
+//     A crash anywhere leaves old frames, or new ones, listed.
+//   - A batch rewrites at most an eighth of the runs, so that old and new copy of
+//     it together stay within the bound.
+//   - The bound: a survey is due when runs have grown by an eighth; first writes
+//     wait when they have grown by a quarter (gate), until a batch has left less
+//     dead than half of what is live. Writes of a transaction that has begun to write, commits, rollbacks
+//     and reads never wait for it.
+//   - Whoever waits at the gate goes on when a pass has ended, whatever it
+//     achieved: what snapshots or live transactions pin stops no writer. A pass
+//     ends: it has so many batches at most, and each must remove a run.
+type collector struct {
+	mu     sync.Mutex // held by a running pass
+	kick   chan struct{}
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+
+	due, hard atomic.Int64 // bytes in runs: for the next survey, for the gate
+	dueRows   atomic.Uint64
+
+	least int64 // bytes that are worth anything; tests lower it before the first write
+
+	gateMu sync.Mutex // guards gate
+	gate   chan struct{}
+
+	live, dead    atomic.Int64 // bytes in runs, as of the last survey
+	surveys, runs atomic.Uint64
+}
+
+// Shares of the bytes in runs, and the least bytes that are worth anything.
+const (
+	minCollect    = 512 << 10
+	maxDeadShare  = 25 // percent; more starts a batch
+	maxLiveShare  = 80 // percent of a run; it is not rewritten above
+	batchFraction = 8
+	maxBatches    = 64
+)
+
+func (c *collector) start(db *DB) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	c.kick = make(chan struct{}, 1)
+	c.gate = make(chan struct{})
+	c.least = minCollect
+	c.hard.Store(1 << 62) // nothing waits before the first survey
+	c.done.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-c.kick:
+			}
+			if c.isDue(db) && db.failed() == nil {
+				_ = c.run(ctx, db) // a failure is the store's, or goes with the next pass
+			}
+		}
+	})
+}
+
+func (c *collector) close() {
+	if c.cancel != nil {
+		c.cancel()
+		c.done.Wait()
+	}
+}
+
+func (c *collector) isDue(db *DB) bool {
+	return db.space.RunBytes() > c.due.Load() || db.cache.Stats.FramedRows.Load() > c.dueRows.Load()
+}
+
+// poke asks for a pass if one is due; it never blocks.
+func (c *collector) poke(db *DB) {
+	if !c.isDue(db) {
+		return
+	}
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// crowded returns nil if a first write may go on, or what to wait for.
+func (c *collector) crowded(db *DB) <-chan struct{} {
+	c.poke(db)
+	if db.space.RunBytes() <= c.hard.Load() {
+		return nil
+	}
+	c.gateMu.Lock()
+	defer c.gateMu.Unlock()
+	if db.space.RunBytes() <= c.hard.Load() {
+		return nil
+	}
+	return c.gate
+}
+
+// crowded is asked before a transaction's first write (txn.Config).
+func (db *DB) crowded() <-chan struct{} {
+	if db.collect.cancel == nil {
+		return nil // still opening, or read-only
+	}
+	return db.collect.crowded(db)
+}
+
+// open lets those at the gate go on and says when the next survey is due.
+func (c *collector) open(db *DB, rows int64) {
+	n := db.space.RunBytes()
+	c.gateMu.Lock()
+	defer c.gateMu.Unlock()
+	c.due.Store(n + max(c.least/2, n/8))
+	c.hard.Store(n + max(c.least, n/4))
+	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, rows/8)))
+	close(c.gate)
+	c.gate = make(chan struct{})
+}
+
+// run is one pass: survey and batches, until little is dead or nothing helps.
+func (c *collector) run(ctx context.Context, db *DB) (err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var sv *recordcache.Survey
+	defer func() {
+		rows := int64(0)
+		if sv != nil {
+			rows = sv.Rows
+		}
+		c.open(db, rows)
+	}()
+	for range maxBatches {
+		if err := db.failed(); err != nil {
+			return err
+		}
+		if err := c.unlink(db); err != nil {
+			return err
+		}
+		if sv, err = c.survey(ctx, db, true); err != nil {
+			return err
+		}
+		p := c.plan(db, sv)
+		if p.dead < p.live/2 {
+			c.open(db, sv.Rows)
+		}
+		if len(p.victims) == 0 {
+			return nil
+		}
+		if err := c.rewrite(ctx, db, p.victims); err != nil {
+			return err
+		}
+		if err := c.unlink(db); err != nil {
+			return err
+		}
+		gone := c.gone(db, p.victims)
+		c.runs.Add(uint64(gone))
+		if gone == 0 {
+			return nil // something pins them
+		}
+	}
+	return nil
+}
+
+// gone counts the victims that nothing lists any more.
+func (c *collector) gone(db *DB, victims map[base.RunID]bool) (n int) {
+	for id := range victims {
+		if r := db.space.Find(id); r == nil || r.Listed() == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// unlink flushes the map if a run waits for that.
+func (c *collector) unlink(db *DB) error {
+	db.temps.SealFull()
+	for _, r := range db.space.RunInfos(nil) {
+		if r.Sealed && r.Listed == 0 {
+			_, err := db.space.Flush()
+			return err
+		}
+	}
+	return nil
+}
+
+// survey walks the leaf map. If many tombstones wait for a checkpoint only, it
+// makes one and walks again.
+func (c *collector) survey(ctx context.Context, db *DB, mayCheckpoint bool) (*recordcache.Survey, error) {
+	sv := &recordcache.Survey{
+		Runs: map[base.RunID]recordcache.RunSurvey{}, Horizon: db.snaps.Horizon(), Checkpoint: db.cache.Checkpoint(),
+	}
+	err := c.walk(ctx, db, sv, nil)
+	c.surveys.Add(1)
+	if err == nil && mayCheckpoint && sv.Held > sv.Rows/16 {
+		if err := db.ckpt.run(ctx, db); err != nil {
+			return nil, err
+		}
+		return c.survey(ctx, db, false)
+	}
+	return sv, err
+}
+
+// rewrite rewrites every leaf that lists a frame of a victim.
+func (c *collector) rewrite(ctx context.Context, db *DB, victims map[base.RunID]bool) error {
+	sv := &recordcache.Survey{
+		Runs: map[base.RunID]recordcache.RunSurvey{}, Horizon: db.snaps.Horizon(), Checkpoint: db.cache.Checkpoint(),
+	}
+	return c.walk(ctx, db, sv, victims)
+}
+
+func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, victims map[base.RunID]bool) error {
+	var spans []recordcache.Span
+	for _, t := range db.cache.Tables() {
+		for at := []byte{}; at != nil; {
+			var err error
+			at, spans, err = db.cache.SurveyStep(t, at, sv, victims, spans[:0])
+			if err != nil {
+				return err
+			}
+			for _, sp := range spans {
+				if err := c.collect(ctx, db, t, sp, victims); err != nil {
+					return err
+				}
+			}
+			if err := c.giveWay(ctx, db); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// collect rewrites one leaf, waiting for record memory like everybody else.
+func (c *collector) collect(ctx context.Context, db *DB, t *Table, at recordcache.Span, victims map[base.RunID]bool) error {
+	for {
+		err := db.cache.Collect(ctx, t, at, victims)
+		if err == nil {
+			return c.giveWay(ctx, db)
+		}
+		if !recordcache.IsNoMemory(err) {
+			return err
+		}
+		if err := db.scav.Wait(ctx, recordcache.NeedOf(err)); err != nil {
+			return err
+		}
+	}
+}
+
+// giveWay pauses between two steps while memory is low, unless first writes wait
+// for the collector.
+func (c *collector) giveWay(ctx context.Context, db *DB) error {
+	if !db.scav.LowMemory() || db.space.RunBytes() > c.hard.Load() {
+		return ctx.Err()
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Millisecond): //nolint:forbidigo // a pause, ended by the context; nothing is waited for
+		return nil
+	}
+}
+
+// plan is what to rewrite next.
+type plan struct {
+	victims    map[base.RunID]bool
+	live, dead int64
+}
+
+// plan chooses the runs with the least live share, up to an eighth of all bytes,
+// if more than maxDeadShare of all is dead.
+func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
+	p := plan{victims: map[base.RunID]bool{}}
+	current := db.temps.PermanentID()
+	share := func(r *tablespace.RunInfo) int64 { return sv.Runs[r.Run].Live * 100 / max(r.Bytes, 1) }
+	var list []tablespace.RunInfo
+	total, roll := int64(0), false
+	for _, r := range db.space.RunInfos(nil) {
+		if r.Owner != 0 && !db.cache.Committed(r.Owner) {
+			continue // temporary: its owner's, or the sweeper's
+		}
+		total += r.Bytes
+		p.live += min(sv.Runs[r.Run].Live, r.Bytes)
+		roll = roll || (r.Run == current && r.Bytes > c.least/4 && share(&r) < maxLiveShare)
+		if r.Sealed && r.Listed > 0 && share(&r) < maxLiveShare {
+			list = append(list, r)
+		}
+	}
+	p.dead = total - p.live
+	c.live.Store(p.live)
+	c.dead.Store(p.dead)
+	if p.dead < c.least/2 || p.dead*100 < total*maxDeadShare {
+		return p
+	}
+	if roll {
+		db.temps.Roll() // it is a victim next time
+	}
+	cost := func(r *tablespace.RunInfo) int64 { return sv.Runs[r.Run].Cost * 1000 / max(r.Bytes, 1) }
+	slices.SortFunc(list, func(a, b tablespace.RunInfo) int { return cmp.Compare(cost(&a), cost(&b)) })
+	budget := max(c.least, total/batchFraction)
+	for i := range list {
+		n := sv.Runs[list[i].Run].Cost
+		if n > budget && len(p.victims) > 0 {
+			break
+		}
+		p.victims[list[i].Run] = true
+		budget -= n
+	}
+	return p
+}
+
+// CollectSpace gives back what superseded and deleted rows take on disk, as far as
+// no snapshot reads them. It happens by itself as the store grows; this is for
+// whoever wants it now. A checkpoint beforehand makes deletions count.
+func (db *DB) CollectSpace(ctx context.Context) error {
+	if db.closed.Load() {
+		return ErrClosed
+	}
+	if db.o.ReadOnly {
+		return ErrReadOnly
+	}
+	return errors.Join(db.failed(), db.collect.run(ctx, db))
+}
