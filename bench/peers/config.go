@@ -61,7 +61,7 @@ func parseConfig(args []string, all []named, stderr io.Writer) (*config, error) 
 		bad("unexpected argument %q", fs.Arg(0))
 	}
 	pick := func(what, given string, from []string) (list []string) {
-		for _, s := range strings.SplitSeq(given, ",") {
+		for s := range strings.SplitSeq(given, ",") {
 			if !slices.Contains(from, s) || slices.Contains(list, s) {
 				bad("%s %q: give each of %s once at most", what, s, strings.Join(from, ","))
 			}
@@ -74,7 +74,7 @@ func parseConfig(args []string, all []named, stderr io.Writer) (*config, error) 
 		*work = strings.Join(allWork, ",")
 	}
 	c.workloads = pick("workload", *work, allWork)
-	for _, s := range strings.SplitSeq(*gs, ",") {
+	for s := range strings.SplitSeq(*gs, ",") {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > 4096 || slices.Contains(c.goroutines, n) {
 			bad("goroutines %q: numbers from 1 to 4096, each once", s)
