@@ -35,12 +35,23 @@ type pending struct {
 	apply   func() // run at publication, under committer.mu; short
 }
 
-// enqueue runs step 1; append returns the end of the record.
-func (c *committer) enqueue(p *pending, appendRecord func(ts base.CommitTS) (base.LSN, error)) error {
+// A recorder appends the commit record with the timestamp it is given, and
+// returns the record's end.
+type recorder interface {
+	append(ts base.CommitTS) (base.LSN, error)
+}
+
+// recorderFunc is a function as a recorder.
+type recorderFunc func(ts base.CommitTS) (base.LSN, error)
+
+func (f recorderFunc) append(ts base.CommitTS) (base.LSN, error) { return f(ts) }
+
+// enqueue runs step 1.
+func (c *committer) enqueue(p *pending, r recorder) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ts := c.last + 1
-	end, err := appendRecord(ts)
+	end, err := r.append(ts)
 	if err != nil {
 		return err
 	}
