@@ -441,12 +441,12 @@ func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
 		return
 	}
 	size := l.page.CopySize(0, n)
-	if size <= versionchain.PageOverhead && keep {
+	if size == 0 && keep {
 		l.page.Clear()
 		l.live, l.dirty = 0, false
 		return
 	}
-	if size <= versionchain.PageOverhead {
+	if size == 0 {
 		c.arena.Free(l.page.Block())
 		l.page = versionchain.Page{}
 		l.live, l.dirty = 0, false
@@ -460,8 +460,8 @@ func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
 		size = old
 	}
 	q := l.page.CopyTo(w.page[:size], 0, n, int(l.prefix))
-	b := l.page.Truncate(q).Block()
-	l.page = versionchain.PageOf(c.arena.Shrink(b, size))
+	q = l.page.Truncate(q)
+	l.page = q.InBlock(c.arena.Shrink(q.Block(), size))
 }
 
 // maxThaw is how many bytes one step brings back from the log; chains with more

@@ -87,31 +87,34 @@ func (fl *frameList) undecided() bool {
 type Leaf struct {
 	mu sync.RWMutex // guards everything below; ring and ref excepted
 
-	// What a search looks at first, in as few cache lines as possible.
+	// What a search looks at first, in as few cache lines as possible: the lock
+	// and the page's header fill one, the rest down to table the next.
 	page     versionchain.Page
-	list     *frameList // nil: none
-	lowHead  uint64     // dirHead of low
-	highHead uint64     // dirHead of high
-	prefix   int32      // length of the common prefix of all keys in the leaf
-	open     bool       // no high fence
-	dead     bool       // no longer in the directory: search again
-	mapped   bool       // the leaf map has an entry at low
-	dirty    bool       // may hold committed versions that no frame holds
-	live     int        // at least the number of undecided versions
+	list     *frameList            // nil: none
+	sole     *versionchain.Outcome // list.sole
+	lowHead  uint64                // dirHead of low
+	highHead uint64                // dirHead of high
+	prefix   int32                 // length of the common prefix of all keys in the leaf
+	open     bool                  // no high fence
+	dead     bool                  // no longer in the directory: search again
+	mapped   bool                  // the leaf map has an entry at low
+	dirty    bool                  // may hold committed versions that no frame holds
+	live     int                   // at least the number of undecided versions
+	ref      atomic.Uint32         // touched since the clock hand passed
+	reads    atomic.Uint32         // cold reads since it became a stub
+	table    *Table
 
 	// low and high are the fences [low, high); nil high is open. They change,
 	// by setFences, under mu and table.mu both: either is enough to read them.
 	low, high []byte
-	table     *Table
 	charged   int64
 	mem       [][]byte // resident copies of list.frames, by index; nil: none
-
-	ref   atomic.Uint32 // touched since the clock hand passed
-	reads atomic.Uint32 // cold reads since it became a stub
 
 	prev, next *Leaf // ring of leaves, guarded by Cache.ring.mu
 	inRing     bool
 	endMark    bool // no leaf but the end of a walk
+
+	_ [24]byte // to a multiple of the cache line, so that the allocator aligns it
 }
 
 // leafBytes is what a leaf's descriptor costs on the Go heap, in bytes, its place
@@ -189,7 +192,10 @@ func (l *Leaf) setList(nl *frameList, c *Cache) {
 			mem[at] = b
 		}
 	}
-	l.list, l.mem = nl, mem
+	l.list, l.mem, l.sole = nl, mem, nil
+	if nl != nil {
+		l.sole = nl.sole
+	}
 }
 
 // recharge charges what the descriptor costs after its list has changed. Whoever

@@ -39,6 +39,13 @@ type best struct {
 // Get appends the value of key that r sees to dst. found is false when there is
 // none. No lock or pin outlives the call, and no record memory is needed.
 func (t *Table) Get(r *versionchain.Reader, sc *Scratch, dst, key []byte) (val []byte, found bool, err error) {
+	if l := t.guess(key); l != nil {
+		l.mu.RLock()
+		if l.covers(key) {
+			return l.get(r, sc, dst, key)
+		}
+		l.mu.RUnlock()
+	}
 	for tries := 0; ; {
 		d := t.dir.Load()
 		l := floor(d, key)

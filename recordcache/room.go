@@ -125,7 +125,7 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 		return roomMade, nil
 	}
 	size := len(l.page.Block())
-	used := max(l.page.Used(), versionchain.PageOverhead)
+	used := l.page.Used()
 	settled := false
 	fresh := l.page.Garbage() == 0 && !l.dirty && l.live == l.page.Len() // all live, once each
 	if size > 0 && !fresh && (used+need > maxPage || l.page.Len() < 64) {
@@ -237,14 +237,14 @@ var errOneRecord = errors.New("saker: leaf is full of one record")
 func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
 	n := l.page.Len()
 	mid, _ := l.page.Find(bound, int(l.prefix))
-	r := &Leaf{table: l.table, live: l.live, dirty: l.dirty}
+	r := &Leaf{table: l.table, dirty: l.dirty}
 	r.setFences(bound, l.high)
 	r.charged = r.cost()
 	if !c.arena.Charge(r.charged) {
 		return errNoMemory
 	}
-	if mid < n {
-		b := c.arena.Alloc(l.page.CopySize(mid, n))
+	if size := l.page.CopySize(mid, n); size > 0 {
+		b := c.arena.Alloc(size)
 		if b == nil {
 			c.arena.Uncharge(r.charged)
 			return errNoMemory
@@ -252,6 +252,7 @@ func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
 		r.page = l.page.CopyTo(b, mid, n, int(r.prefix))
 	}
 	l.keepLeft(c, w, mid, commonPrefix(l.low, bound))
+	l.live, r.live = l.page.Live(), r.page.Live()
 	c.Stats.Splits.Add(1)
 	t := l.table
 	t.mu.Lock()
@@ -271,14 +272,15 @@ func (l *Leaf) keepLeft(c *Cache, w *worker, mid, prefix int) {
 		return
 	}
 	size := l.page.CopySize(0, mid)
-	if size <= versionchain.PageOverhead {
+	if size == 0 {
 		c.arena.Free(l.page.Block())
 		l.page = versionchain.Page{}
 		return
 	}
 	size = min((size+1023)/1024*1024, len(l.page.Block()))
 	q := l.page.CopyTo(w.page[:size], 0, mid, prefix)
-	l.page = versionchain.PageOf(c.arena.Shrink(l.page.Truncate(q).Block(), size))
+	q = l.page.Truncate(q)
+	l.page = q.InBlock(c.arena.Shrink(q.Block(), size))
 }
 
 // splitList divides the frames between the halves and writes both entries.

@@ -54,8 +54,9 @@ type Table struct {
 
 	dir atomic.Pointer[directory] // published, never changed; may be stale to its reader
 
-	mu   sync.Mutex // guards tree, and with a leaf's lock its fences
-	tree *directory // private; published as a clone after each change
+	mu    sync.Mutex // guards tree, and with a leaf's lock its fences
+	tree  *directory // private; published as a clone after each change
+	index indexState
 	// moved counts leaves that went back to the leaf map, sealed counts entries
 	// made in what was no entry before: an install that read the map before
 	// such a change must read it again.
@@ -129,7 +130,11 @@ func below(d *directory, key []byte) *Leaf {
 }
 
 // publish makes the private tree the directory. REQUIRES: t.mu is held.
-func (t *Table) publish() { t.dir.Store(t.tree.Clone()) }
+func (t *Table) publish() {
+	t.dir.Store(t.tree.Clone())
+	t.index.changes++
+	t.index.agedLocked()
+}
 
 // addLocked enters l into the directory and repairs the item of the leaf to its
 // left if that leaf has moved right since: otherwise l would hide it.
@@ -208,6 +213,7 @@ func (t *Table) install(key []byte) error {
 		if l.list == nil {
 			l.list = newList(en.Seq, nil)
 		}
+		l.sole = l.list.sole
 	} else {
 		l.low, l.high = holeLow, holeHigh
 	}

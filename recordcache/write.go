@@ -104,6 +104,13 @@ func (t *Table) lockFor(w *Writer, key []byte) (*Leaf, error) {
 		}
 		l.mu.Unlock()
 	}
+	if l := t.guess(key); l != nil {
+		l.mu.Lock()
+		if l.covers(key) {
+			return l, nil
+		}
+		l.mu.Unlock()
+	}
 	for {
 		d := t.dir.Load()
 		l := floor(d, key)
@@ -156,7 +163,7 @@ func (l *Leaf) judge(w *Writer, m Mode, key []byte) (i int, exact bool, act acti
 		if l.list != nil {
 			if w.proof.list == l.list {
 				verdict = w.proof.recheck(w)
-			} else if l.list.mustRead(w, key) {
+			} else if l.sole != w.Self && l.list.mustRead(w, key) { // own frames never conflict
 				return i, exact, action{todo: doAsk, value: m != ModePut}
 			}
 		}
@@ -213,9 +220,6 @@ func (l *Leaf) exists(w *Writer, i int, exact bool) (exists, known bool, err err
 // Two cases are decided unread: all of it published and not newer than the
 // snapshot, or the filter does not know the key. Own frames never conflict.
 func (fl *frameList) mustRead(w *Writer, key []byte) bool {
-	if fl.sole == w.Self {
-		return false
-	}
 	hash, hashed := uint64(0), false
 	for i := range fl.frames {
 		f := &fl.frames[i]

@@ -129,7 +129,7 @@ type Found struct {
 //	snapshot 10     nothing     the frames of the leaf are asked next
 //
 // If savepoint epochs killed d, t9 sees the tombstone like everybody else.
-func (p Page) Visible(i int, r *Reader) (Found, error) {
+func (p *Page) Visible(i int, r *Reader) (Found, error) {
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
 		if v.Dropped() {
@@ -179,7 +179,7 @@ const (
 // CheckWrite applies first-updater-wins to record i for writer r. For Wait it
 // returns whom to wait for and the epoch of the version in the way (S5).
 // Aborted and dead versions are passed over; they are garbage.
-func (p Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch base.Epoch, err error) {
+func (p *Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch base.Epoch, err error) {
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
 		if v.Dropped() {
@@ -231,7 +231,7 @@ func (r *Reader) CheckOwner(o *Outcome, e base.Epoch) (verdict Verdict, decided 
 
 // StampAll gives every version of record i that id wrote the timestamp ts and
 // takes it off its transaction's list; it returns how many there were.
-func (p Page) StampAll(i int, id base.TxnID, ts base.CommitTS) int {
+func (p *Page) StampAll(i int, id base.TxnID, ts base.CommitTS) int {
 	n := 0
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
@@ -253,7 +253,7 @@ func (p Page) StampAll(i int, id base.TxnID, ts base.CommitTS) int {
 
 // Holds reports whether record i has a version that id wrote in epoch from or
 // later.
-func (p Page) Holds(i int, id base.TxnID, from base.Epoch) bool {
+func (p *Page) Holds(i int, id base.TxnID, from base.Epoch) bool {
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
 		if v.Stamp == UndecidedStamp(id) && v.Epoch >= from && !v.Dropped() {

@@ -18,7 +18,7 @@ func (v *Ver) Dropped() bool { return v.Flags&flagDrop != 0 }
 
 // Drop marks the version at off as garbage; CopyTo leaves it out. It reports
 // false, and does nothing, when somebody else holds the version (M4).
-func (p Page) Drop(off uint16) bool {
+func (p *Page) Drop(off uint16) bool {
 	v := p.Version(off)
 	if v.Pinned() {
 		return false
@@ -31,7 +31,7 @@ func (p Page) Drop(off uint16) bool {
 // dropped versions and without garbage. prefix is the common prefix of the leaf
 // that dst will belong to. REQUIRES: dst does not overlap p's block and holds
 // CopySize(from, to) bytes.
-func (p Page) CopyTo(dst []byte, from, to, prefix int) Page {
+func (p *Page) CopyTo(dst []byte, from, to, prefix int) Page {
 	q := MakePage(dst)
 	n, top := 0, len(dst)
 	for i := from; i < to; i++ {
@@ -65,25 +65,24 @@ func (p Page) CopyTo(dst []byte, from, to, prefix int) Page {
 			at, off, v = top, next, w
 		}
 	}
-	q.setN(n)
-	q.setTop(top)
-	q.setLast()
+	q.n, q.top = uint16(n), uint16(top)
+	q.setEnds()
 	return q
 }
 
 // MoveTo makes block dst, longer than the page's own, hold the page: what lies
 // behind the slots moves as one piece to the end, and offsets follow it. It
 // falls back to CopyTo when there is garbage to leave behind.
-func (p Page) MoveTo(dst []byte, prefix int) Page {
-	n, top := p.Len(), p.top()
-	if p.garbage() != 0 || len(dst) <= len(p.b) {
+func (p *Page) MoveTo(dst []byte, prefix int) Page {
+	n, top := p.Len(), int(p.top)
+	if p.garbage != 0 || len(dst) <= len(p.b) {
 		return p.CopyTo(dst, 0, n, prefix)
 	}
 	shift := len(dst) - len(p.b)
-	q := Page{b: dst}
+	q := *p
+	q.b, q.top = dst, uint16(top+shift)
 	copy(dst[top+shift:], p.b[top:])
-	copy(dst, p.b[:pageHeader+slotSize*n])
-	q.setTop(top + shift)
+	copy(dst, p.b[:slotSize*n])
 	for i := range n {
 		s := q.slot(i)
 		off := int(binary.LittleEndian.Uint16(s[6:])) + shift
@@ -104,7 +103,7 @@ func (p Page) MoveTo(dst []byte, prefix int) Page {
 // Uniform fills rows with the page's records, if each has one version, live, of
 // transaction id, at hand and pinned by nobody, and reports whether that is so:
 // a leaf that one transaction filled alone.
-func (p Page) Uniform(id base.TxnID, dead func(base.Epoch) bool, rows []Row) ([]Row, bool) {
+func (p *Page) Uniform(id base.TxnID, dead func(base.Epoch) bool, rows []Row) ([]Row, bool) {
 	stamp := UndecidedStamp(id)
 	for i := range p.Len() {
 		off := p.Newest(i)
@@ -126,17 +125,16 @@ func (p Page) Uniform(id base.TxnID, dead func(base.Epoch) bool, rows []Row) ([]
 }
 
 // firstKept returns the first version from off on that is not dropped, or 0.
-func (p Page) firstKept(off uint16) uint16 {
+func (p *Page) firstKept(off uint16) uint16 {
 	for off != 0 && p.b[int(off)+22]&flagDrop != 0 {
 		off = binary.LittleEndian.Uint16(p.b[int(off)+20:])
 	}
 	return off
 }
 
-// CopySize returns the bytes that CopyTo needs for the records [from, to),
-// header included; just the header when nothing would remain.
-func (p Page) CopySize(from, to int) int {
-	n := pageHeader
+// CopySize returns the bytes that CopyTo needs for the records [from, to).
+func (p *Page) CopySize(from, to int) int {
+	n := 0
 	for i := from; i < to; i++ {
 		off := p.firstKept(p.Newest(i))
 		if off == 0 {
@@ -154,19 +152,25 @@ func (p Page) CopySize(from, to int) int {
 
 // Truncate moves the compacted content of q, built in scratch memory with the
 // length that the block is to have, into the head of p's block.
-func (p Page) Truncate(q Page) Page {
+func (p *Page) Truncate(q Page) Page {
 	b := p.b[:len(q.b)]
 	copy(b, q.b)
-	return Page{b: b}
+	q.b = b
+	return q
 }
 
-// PageOf takes a block that already holds a page.
-func PageOf(block []byte) Page { return Page{b: block} }
+// InBlock is the page in a block that its block became, contents and length
+// being the same.
+func (p *Page) InBlock(block []byte) Page {
+	q := *p
+	q.b = block
+	return q
+}
 
 // Mark notes that the rows of record i are being sealed: with committed, decided
 // versions are to become clean copies; otherwise the whole chain is dropped.
 // REQUIRES: no version of it is pinned when the chain is dropped.
-func (p Page) Mark(i int, committed bool) {
+func (p *Page) Mark(i int, committed bool) {
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
 		switch {
@@ -182,7 +186,7 @@ func (p Page) Mark(i int, committed bool) {
 // Retire drops the clean versions at the old end of record i's chain and
 // returns how many. A clean version above one that no frame holds stays, since
 // memory must be newer than frames.
-func (p Page) Retire(i int) int {
+func (p *Page) Retire(i int) int {
 	keep := uint16(0) // the oldest version that must stay
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
@@ -209,7 +213,7 @@ func (p Page) Retire(i int) int {
 }
 
 // Kept returns the number of versions that are not dropped.
-func (p Page) Kept() int {
+func (p *Page) Kept() int {
 	n := 0
 	for i := range p.Len() {
 		for off := p.Newest(i); off != 0; {
@@ -223,9 +227,24 @@ func (p Page) Kept() int {
 	return n
 }
 
+// Live returns the number of undecided versions that are not dropped.
+func (p *Page) Live() int {
+	n := 0
+	for i := range p.Len() {
+		for off := p.Newest(i); off != 0; {
+			v := p.Version(off)
+			if v.Undecided() && !v.Dropped() {
+				n++
+			}
+			off = v.Prior
+		}
+	}
+	return n
+}
+
 // Confirm ends what Mark began, once the frames are listed: sealed versions are
 // clean. With ok false the frames were not listed, and every mark goes.
-func (p Page) Confirm(ok bool) {
+func (p *Page) Confirm(ok bool) {
 	for i := range p.Len() {
 		for off := p.Newest(i); off != 0; {
 			v := p.Version(off)

@@ -51,11 +51,11 @@ func TestMarkAndConfirm(t *testing.T) {
 	// Backlogging: the whole chain goes.
 	p = storyOf(t, "t1 d, 50 c, 40 b clean")
 	p.Mark(0, false)
-	if p.Kept() != 0 || p.CopySize(0, 1) != PageOverhead {
+	if p.Kept() != 0 || p.CopySize(0, 1) != 0 {
 		t.Errorf("marked chain: %d kept, %d bytes", p.Kept(), p.CopySize(0, 1))
 	}
 	p.Confirm(true)
-	if q := p.CopyTo(make([]byte, PageOverhead), 0, 1, 0); q.Len() != 0 {
+	if q := p.CopyTo(nil, 0, 1, 0); q.Len() != 0 {
 		t.Errorf("%d records after backlogging", q.Len())
 	}
 	p = storyOf(t, "t1 d, 50 c, 40 b clean")
@@ -106,7 +106,8 @@ func TestUniform(t *testing.T) {
 		}
 		return p
 	}
-	rows, ok := make3(FlagListed, FlagListed|FlagLogged, FlagListed|uint8(base.KindTombstone)).Uniform(7, none, nil)
+	good := make3(FlagListed, FlagListed|FlagLogged, FlagListed|uint8(base.KindTombstone))
+	rows, ok := good.Uniform(7, none, nil)
 	if !ok || len(rows) != 3 {
 		t.Fatalf("%d rows, %v", len(rows), ok)
 	}
@@ -128,7 +129,8 @@ func TestUniform(t *testing.T) {
 			t.Errorf("a page with %s is uniform", name)
 		}
 	}
-	if _, ok := make3(FlagListed, FlagListed).Uniform(7, func(e base.Epoch) bool { return e == 1 }, nil); ok {
+	half := make3(FlagListed, FlagListed)
+	if _, ok := half.Uniform(7, func(e base.Epoch) bool { return e == 1 }, nil); ok {
 		t.Error("a page with a dead version is uniform")
 	}
 }

@@ -10,24 +10,32 @@ import (
 // Page is the delta of one leaf: a block of record memory that holds the keys
 // and version chains of the leaf's resident records. The zero Page is empty.
 //
-//	 0        16            16+8n           top                      len
-//	┌────────┬─────────────┬───────────────┬────────────────────────┐
-//	│ header │ slots →     │  free         │ ← keys and versions    │
-//	└────────┴─────────────┴───────────────┴────────────────────────┘
-//	header: slots u16 │ top u16 │ garbage u16 │ 0 u16 │ head of the last slot u32 │ 0 u32
+//	0            8n              top                      len
+//	┌───────────┬───────────────┬────────────────────────┐
+//	│ slots →   │  free         │ ← keys and versions    │
+//	└───────────┴───────────────┴────────────────────────┘
 //	slot:   head u32 │ key u16 │ newest version u16        sorted by key
 //	key:    length u16 │ bytes
 //	version: stamp u64 │ epoch u32 │ leave u32 │ length u32 │ prior u16 │ flags u8 │ uses u8 │ data
 //	 a chilled version's data is: log position u64 │ length of the logged row u32
 //
 // Offsets are 16-bit (a block is at most 32 KiB), and there are no Go pointers
-// in it, so that the garbage collector never sees a row.
+// in it, so that the garbage collector never sees a row. What a search needs
+// before it knows which slot to look at is not in the block but beside the
+// leaf's lock: a search misses the processor's caches once less.
 //
-// Concurrency: readers hold the leaf's lock shared, writers exclusively.
-type Page struct{ b []byte }
+// Concurrency: readers hold the leaf's lock shared, writers exclusively. A Page
+// is not copied while it is in use.
+type Page struct {
+	b       []byte
+	n       uint16 // slots
+	top     uint16 // where keys and versions begin
+	garbage uint16 // bytes behind top that nothing refers to
+	first   uint32 // head of the first slot
+	last    uint32 // head of the last slot
+}
 
 const (
-	pageHeader    = 16
 	slotSize      = 8
 	versionHeader = 24
 	chilledSize   = 12
@@ -113,9 +121,6 @@ func VersionSize(keyLen, valueLen int, newRecord bool) int {
 	return n
 }
 
-// PageOverhead is the part of a block that no version can use.
-const PageOverhead = pageHeader
-
 // MakePage makes a page of a block. The content of the block does not matter.
 func MakePage(block []byte) Page {
 	p := Page{b: block}
@@ -124,58 +129,27 @@ func MakePage(block []byte) Page {
 }
 
 // Clear drops all records.
-func (p Page) Clear() {
-	if p.b == nil {
-		return
-	}
-	p.setN(0)
-	p.setTop(len(p.b))
-	p.setGarbage(0)
+func (p *Page) Clear() {
+	*p = Page{b: p.b, top: uint16(len(p.b))}
 }
 
 // Block returns the block under the page, nil for the zero Page.
-func (p Page) Block() []byte { return p.b }
+func (p *Page) Block() []byte { return p.b }
 
 // Len returns the number of records.
-func (p Page) Len() int {
-	if p.b == nil {
-		return 0
-	}
-	return int(binary.LittleEndian.Uint16(p.b))
-}
-
-func (p Page) setN(n int)       { binary.LittleEndian.PutUint16(p.b, uint16(n)) }
-func (p Page) top() int         { return int(binary.LittleEndian.Uint16(p.b[2:])) }
-func (p Page) setTop(n int)     { binary.LittleEndian.PutUint16(p.b[2:], uint16(n)) }
-func (p Page) garbage() int     { return int(binary.LittleEndian.Uint16(p.b[4:])) }
-func (p Page) setGarbage(n int) { binary.LittleEndian.PutUint16(p.b[4:], uint16(n)) }
+func (p *Page) Len() int { return int(p.n) }
 
 // Free returns the bytes between slots and versions.
-func (p Page) Free() int {
-	if p.b == nil {
-		return 0
-	}
-	return p.top() - pageHeader - slotSize*p.Len()
-}
+func (p *Page) Free() int { return int(p.top) - slotSize*int(p.n) }
 
 // Garbage returns the bytes behind the slots that nothing refers to.
-func (p Page) Garbage() int {
-	if p.b == nil {
-		return 0
-	}
-	return p.garbage()
-}
+func (p *Page) Garbage() int { return int(p.garbage) }
 
 // Used returns the bytes that compacting the page would leave.
-func (p Page) Used() int {
-	if p.b == nil {
-		return 0
-	}
-	return len(p.b) - p.Free() - p.garbage()
-}
+func (p *Page) Used() int { return len(p.b) - p.Free() - int(p.garbage) }
 
-func (p Page) slot(i int) []byte {
-	o := pageHeader + slotSize*i
+func (p *Page) slot(i int) []byte {
+	o := slotSize * i
 	return p.b[o : o+slotSize : o+slotSize]
 }
 
@@ -196,21 +170,21 @@ func Head(key []byte, prefix int) uint32 {
 
 // Find returns the first record whose key is not below key, and whether it is
 // that key. prefix is the length of the leaf's common prefix.
-func (p Page) Find(key []byte, prefix int) (i int, exact bool) {
+func (p *Page) Find(key []byte, prefix int) (i int, exact bool) {
 	n := p.Len()
 	if n == 0 {
 		return 0, false
 	}
-	slots := p.b[pageHeader : pageHeader+slotSize*n]
+	slots := p.b[:slotSize*n]
 	head := Head(key, prefix)
-	last := binary.LittleEndian.Uint32(p.b[8:])
+	last := p.last
 	if last < head || (last == head && bytes.Compare(p.Key(n-1), key) < 0) {
 		return n, false // after the last: a leaf filled in key order
 	}
 	// The first probe is where the head would be if heads were evenly spread;
 	// from there the search widens until it has the place between two probes.
 	lo, hi := 0, n-1
-	if first := headAt(slots, 0); n > 16 && first < head && head < last {
+	if first := p.first; n > 16 && first < head && head < last {
 		lo, hi = p.interpolate(slots, n, key, head, first, last)
 	}
 	for lo < hi {
@@ -227,14 +201,14 @@ func (p Page) Find(key []byte, prefix int) (i int, exact bool) {
 func headAt(slots []byte, i int) uint32 { return binary.LittleEndian.Uint32(slots[i*slotSize:]) }
 
 // below reports whether record i comes before key.
-func (p Page) below(slots []byte, i int, key []byte, head uint32) bool {
+func (p *Page) below(slots []byte, i int, key []byte, head uint32) bool {
 	h := headAt(slots, i)
 	return h < head || (h == head && bytes.Compare(p.Key(i), key) < 0)
 }
 
 // interpolate returns lo ≤ hi such that every record before lo comes before key
 // and record hi does not. REQUIRES: first < head < last.
-func (p Page) interpolate(slots []byte, n int, key []byte, head, first, last uint32) (lo, hi int) {
+func (p *Page) interpolate(slots []byte, n int, key []byte, head, first, last uint32) (lo, hi int) {
 	g := int(uint64(head-first) * uint64(n-1) / uint64(last-first))
 	step := 4
 	if p.below(slots, g, key, head) {
@@ -264,7 +238,7 @@ func (p Page) interpolate(slots []byte, n int, key []byte, head, first, last uin
 }
 
 // Key returns the key of record i; it aliases the page.
-func (p Page) Key(i int) []byte {
+func (p *Page) Key(i int) []byte {
 	s := p.slot(i)
 	o := int(binary.LittleEndian.Uint16(s[4:]))
 	n := int(binary.LittleEndian.Uint16(p.b[o:]))
@@ -272,12 +246,12 @@ func (p Page) Key(i int) []byte {
 }
 
 // Newest returns the offset of the newest version of record i.
-func (p Page) Newest(i int) uint16 { return binary.LittleEndian.Uint16(p.slot(i)[6:]) }
+func (p *Page) Newest(i int) uint16 { return binary.LittleEndian.Uint16(p.slot(i)[6:]) }
 
-func (p Page) setNewest(i int, v uint16) { binary.LittleEndian.PutUint16(p.slot(i)[6:], v) }
+func (p *Page) setNewest(i int, v uint16) { binary.LittleEndian.PutUint16(p.slot(i)[6:], v) }
 
 // Version returns the header at off.
-func (p Page) Version(off uint16) Ver {
+func (p *Page) Version(off uint16) Ver {
 	b := p.b[off : int(off)+versionHeader]
 	return Ver{
 		Stamp: binary.LittleEndian.Uint64(b),
@@ -290,7 +264,7 @@ func (p Page) Version(off uint16) Ver {
 	}
 }
 
-func (p Page) putVersion(off int, v *Ver) {
+func (p *Page) putVersion(off int, v *Ver) {
 	b := p.b[off : off+versionHeader]
 	binary.LittleEndian.PutUint64(b, v.Stamp)
 	binary.LittleEndian.PutUint32(b[8:], uint32(v.Epoch))
@@ -303,30 +277,30 @@ func (p Page) putVersion(off int, v *Ver) {
 
 // SetVersion overwrites the header at off; the length of what is stored behind
 // it must not grow.
-func (p Page) SetVersion(off uint16, v *Ver) { p.putVersion(int(off), v) }
+func (p *Page) SetVersion(off uint16, v *Ver) { p.putVersion(int(off), v) }
 
 // Value returns the data of the version at off; it aliases the page.
 // REQUIRES: the version is not chilled.
-func (p Page) Value(off uint16, v *Ver) []byte {
+func (p *Page) Value(off uint16, v *Ver) []byte {
 	o := int(off) + versionHeader
 	return p.b[o : o+int(v.Len) : o+int(v.Len)]
 }
 
 // Chilled returns where the log has the row of a chilled version.
-func (p Page) Chilled(off uint16) (base.LSN, int) {
+func (p *Page) Chilled(off uint16) (base.LSN, int) {
 	b := p.b[int(off)+versionHeader:]
 	return base.LSN(binary.LittleEndian.Uint64(b)), int(binary.LittleEndian.Uint32(b[8:]))
 }
 
 // Insert adds a record at slot i with v as its only version. It returns false
 // when the page has no room. v.Prior is set to zero, v.Uses as v.Expected.
-func (p Page) Insert(i int, key, value []byte, prefix int, v *Ver) bool {
+func (p *Page) Insert(i int, key, value []byte, prefix int, v *Ver) bool {
 	need := 2 + len(key) + versionHeader + len(value)
 	if p.b == nil || p.Free() < need+slotSize {
 		return false
 	}
 	n := p.Len()
-	top := p.top() - need
+	top := int(p.top) - need
 	binary.LittleEndian.PutUint16(p.b[top:], uint16(len(key)))
 	copy(p.b[top+2:], key)
 	vo := top + 2 + len(key)
@@ -335,7 +309,7 @@ func (p Page) Insert(i int, key, value []byte, prefix int, v *Ver) bool {
 	p.putVersion(vo, v)
 	copy(p.b[vo+versionHeader:], value)
 	if i < n {
-		o := pageHeader + slotSize*i
+		o := slotSize * i
 		copy(p.b[o+slotSize:o+slotSize+slotSize*(n-i)], p.b[o:])
 	}
 	s := p.slot(i)
@@ -343,27 +317,30 @@ func (p Page) Insert(i int, key, value []byte, prefix int, v *Ver) bool {
 	binary.LittleEndian.PutUint32(s, head)
 	binary.LittleEndian.PutUint16(s[4:], uint16(top))
 	binary.LittleEndian.PutUint16(s[6:], uint16(vo))
-	p.setTop(top)
-	p.setN(n + 1)
+	p.top = uint16(top)
+	p.n++
+	if i == 0 {
+		p.first = head
+	}
 	if i == n {
-		binary.LittleEndian.PutUint32(p.b[8:], head)
+		p.last = head
 	}
 	return true
 }
 
 // Push adds v as the newest version of record i, above the others. It returns
 // false when the page has no room.
-func (p Page) Push(i int, value []byte, v *Ver) bool {
+func (p *Page) Push(i int, value []byte, v *Ver) bool {
 	need := versionHeader + len(value)
 	if p.Free() < need {
 		return false
 	}
-	top := p.top() - need
+	top := int(p.top) - need
 	v.Prior, v.Len = p.Newest(i), uint32(len(value))
 	v.Uses = v.Expected()
 	p.putVersion(top, v)
 	copy(p.b[top+versionHeader:], value)
-	p.setTop(top)
+	p.top = uint16(top)
 	p.setNewest(i, uint16(top))
 	return true
 }
@@ -371,13 +348,13 @@ func (p Page) Push(i int, value []byte, v *Ver) bool {
 // Replace gives the newest version of record i another header and value (S6).
 // It returns false when the page has no room. Prior is kept. REQUIRES: the
 // version is not pinned.
-func (p Page) Replace(i int, value []byte, v *Ver) bool {
+func (p *Page) Replace(i int, value []byte, v *Ver) bool {
 	off := p.Newest(i)
 	old := p.Version(off)
 	v.Prior, v.Len = old.Prior, uint32(len(value))
 	v.Uses = v.Expected()
 	if len(value) <= old.stored() {
-		p.setGarbage(p.garbage() + old.stored() - len(value))
+		p.garbage += uint16(old.stored() - len(value))
 		p.putVersion(int(off), v)
 		copy(p.b[int(off)+versionHeader:], value)
 		return true
@@ -386,21 +363,21 @@ func (p Page) Replace(i int, value []byte, v *Ver) bool {
 	if p.Free() < need {
 		return false
 	}
-	top := p.top() - need
+	top := int(p.top) - need
 	p.putVersion(top, v)
 	copy(p.b[top+versionHeader:], value)
-	p.setTop(top)
+	p.top = uint16(top)
 	p.setNewest(i, uint16(top))
-	p.setGarbage(p.garbage() + versionHeader + old.stored())
+	p.garbage += uint16(versionHeader + old.stored())
 	return true
 }
 
 // Pop removes the newest version of record i and reports whether that was the
 // last one; then the record is gone and later slots have moved down by one.
-func (p Page) Pop(i int) (gone bool) {
+func (p *Page) Pop(i int) (gone bool) {
 	off := p.Newest(i)
 	v := p.Version(off)
-	p.setGarbage(p.garbage() + versionHeader + v.stored())
+	p.garbage += uint16(versionHeader + v.stored())
 	if v.Prior != 0 {
 		p.setNewest(i, v.Prior)
 		return false
@@ -409,33 +386,32 @@ func (p Page) Pop(i int) (gone bool) {
 	return true
 }
 
-func (p Page) removeSlot(i int) {
+func (p *Page) removeSlot(i int) {
 	n := p.Len()
-	p.setGarbage(p.garbage() + 2 + len(p.Key(i)))
-	o := pageHeader + slotSize*i
-	copy(p.b[o:], p.b[o+slotSize:pageHeader+slotSize*n])
-	p.setN(n - 1)
-	p.setLast()
+	p.garbage += uint16(2 + len(p.Key(i)))
+	o := slotSize * i
+	copy(p.b[o:], p.b[o+slotSize:slotSize*n])
+	p.n--
+	p.setEnds()
 }
 
-// setLast notes the head of the last slot in the header, where a search finds it
-// without touching that slot.
-func (p Page) setLast() {
-	if n := p.Len(); n > 0 {
-		copy(p.b[8:12], p.slot(n-1))
+// setEnds notes the heads of the first and the last slot.
+func (p *Page) setEnds() {
+	if p.n > 0 {
+		p.first, p.last = headAt(p.b, 0), headAt(p.b, int(p.n)-1)
 	}
 }
 
 // Chill replaces the data of the version at off by its place in the log and
 // returns the bytes that compacting will free.
-func (p Page) Chill(off uint16, v *Ver, lsn base.LSN, rowLen int) int {
+func (p *Page) Chill(off uint16, v *Ver, lsn base.LSN, rowLen int) int {
 	freed := int(v.Len) - chilledSize
 	v.Flags |= FlagChilled | FlagLogged
 	p.putVersion(int(off), v)
 	b := p.b[int(off)+versionHeader:]
 	binary.LittleEndian.PutUint64(b, uint64(lsn))
 	binary.LittleEndian.PutUint32(b[8:], uint32(rowLen))
-	p.setGarbage(p.garbage() + freed)
+	p.garbage += uint16(freed)
 	return freed
 }
 

@@ -55,7 +55,7 @@ func (m *pageModel) compact() {
 }
 
 func (m *pageModel) size() int {
-	n := pageHeader
+	n := 0
 	for _, k := range m.keys {
 		n += slotSize + 2 + len(k)
 		for _, v := range m.chains[k] {
@@ -240,7 +240,7 @@ func TestPageAgainstModel(t *testing.T) {
 						m.compact()
 					}
 					p = p.MoveTo(block(len(p.Block())+rapid.IntRange(0, 8<<10).Draw(t, "growth")), prefix)
-					p = PageOf(p.Block())
+					p = p.InBlock(bytes.Clone(p.Block()))
 				}
 			}
 			m.check(t, p, prefix)

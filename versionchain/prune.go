@@ -46,7 +46,7 @@ type Settled struct {
 //
 //	[t9 d] → [50 c] → [40 b] → [20 a] → [10 z]
 //	 live     60       –        25       –        b and z go
-func (p Page) Settle(i int, h Horizon, reg *Registry, covered bool, s *Settled) error {
+func (p *Page) Settle(i int, h Horizon, reg *Registry, covered bool, s *Settled) error {
 	newer := base.MaxTS // of the committed version above, locks apart
 	var lastKept, lastTomb uint16
 	for off := p.Newest(i); off != 0; {

@@ -40,6 +40,8 @@ type Arena struct {
 	peak    int64
 	over    int64 // most that ChargeForce exceeded the cap by
 	closed  bool
+
+	warming sync.WaitGroup // goroutines that touch memory ahead of its use
 }
 
 // slab is the state of 32 KiB.
@@ -80,14 +82,16 @@ func (a *Arena) Close() error {
 	a.trimMu.Lock()
 	defer a.trimMu.Unlock()
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
+	blocks, done := a.blocks, a.closed
+	a.closed = a.closed || blocks == 0
+	a.mu.Unlock()
+	if done {
 		return nil
 	}
-	if a.blocks != 0 {
-		return fmt.Errorf("saker: arena: close: %d bytes of blocks are in use", a.blocks)
+	if blocks != 0 {
+		return fmt.Errorf("saker: arena: close: %d bytes of blocks are in use", blocks)
 	}
-	a.closed = true
+	a.warming.Wait()
 	if err := a.mem.close(); err != nil {
 		return fmt.Errorf("saker: arena: close: %w", err)
 	}
@@ -156,6 +160,9 @@ func (a *Arena) wholeSlabLocked(fit uint64) int32 {
 	} else {
 		i = a.fresh
 		a.fresh++
+		if from, ok := a.mem.warmNext(int64(a.fresh) * MaxBlock); ok {
+			a.warming.Go(func() { a.mem.warm(from) })
+		}
 	}
 	a.slabs[i].free = wholeSlab
 	return i

@@ -64,6 +64,12 @@ func (m *memory) drop(b []byte) {
 // is poisoned finds more faults than a new one.
 func (m *memory) release(int32) {}
 
+func (m *memory) warmNext(int64) (int64, bool) { return 0, false }
+
+func (m *memory) warm(int64) {}
+
+func (m *memory) touchedAhead() int64 { return 0 }
+
 func fill(b []byte) {
 	for i := range b {
 		b[i] = poison

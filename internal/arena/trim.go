@@ -29,7 +29,7 @@ func (a *Arena) Trim() int64 {
 func (a *Arena) Touched() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return int64(a.fresh-int32(len(a.trimmed))) * MaxBlock
+	return max(int64(a.fresh)*MaxBlock, a.mem.touchedAhead()) - int64(len(a.trimmed))*MaxBlock
 }
 
 // takeWhole removes a touched slab without a block from its stack. The reserve is
