@@ -2,6 +2,7 @@ package txn
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/seriallog"
@@ -31,8 +32,8 @@ type pending struct {
 	ts      base.CommitTS
 	end     base.LSN
 	durable bool
-	done    bool
-	apply   func() // run at publication, under committer.mu; short
+	done    atomic.Bool // set under committer.mu, when published
+	apply   func()      // run at publication, under committer.mu; short
 }
 
 // A recorder appends the commit record with the timestamp it is given, and
@@ -70,11 +71,14 @@ func (c *committer) finish(p *pending, log *seriallog.Log, snaps *snapshots) err
 		if err := log.Sync(p.end); err != nil {
 			return err
 		}
+		if p.done.Load() {
+			return nil // whoever came first has published the whole group
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.publishLocked(log.Synced(), snaps)
-	for !p.done {
+	for !p.done.Load() {
 		// A durable commit ahead is not synced yet: help it on.
 		c.mu.Unlock()
 		err := log.Sync(p.end)
@@ -102,7 +106,7 @@ func (c *committer) publishLocked(synced base.LSN, snaps *snapshots) {
 		}
 		snaps.clock.Store(uint64(p.ts))
 		c.pubEnd = p.end
-		p.done = true
+		p.done.Store(true)
 	}
 	if n > 0 {
 		rest := copy(c.queue, c.queue[n:])

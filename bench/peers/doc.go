@@ -19,7 +19,9 @@
 //	bbolt      one goroutine: Update; more: Batch, sized so that one half of the
 //	           goroutines gathers while the other half commits
 //	sqlite     WAL, synchronous=FULL; driver called without database/sql; one
-//	           connection behind a mutex, since waits of several of them sleep
+//	           connection behind a mutex, since waits of several of them sleep.
+//	           Built with CGO_CFLAGS=-DHAVE_FDATASYNC=1 (make peers does) it
+//	           syncs as the others do; else by fsync, which is slower
 //
 // To add a store, implement store and enter it in openers; to add a workload,
 // implement workload and enter it in workloads.
