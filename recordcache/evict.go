@@ -23,7 +23,13 @@ const (
 	BacklogAll
 	// Checkpoint writes committed versions to frames and keeps them, clean.
 	Checkpoint
+	// Tidy drops versions that nobody sees and makes the page tight; what is read
+	// stays.
+	Tidy
 )
+
+// writes reports whether the action makes frames.
+func (a Action) writes() bool { return a != Prune && a != Tidy }
 
 // Request describes one step of Relieve.
 type Request struct {
@@ -55,8 +61,7 @@ type Report struct {
 func (c *Cache) Relieve(ctx context.Context, l *Leaf, rq *Request) (rep Report, err error) {
 	w := c.getWorker()
 	defer c.putWorker(w)
-	writes := rq.Action != Prune
-	if writes {
+	if rq.Action.writes() {
 		l.mu.RLock()
 		idle := l.dead || (l.page.Block() == nil && l.mem == nil)
 		l.mu.RUnlock()
@@ -95,6 +100,9 @@ func (c *Cache) Relieve(ctx context.Context, l *Leaf, rq *Request) (rep Report, 
 func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge bool, err error) {
 	live, unclean := 0, 0
 	n := l.page.Len()
+	if rq.Action == Tidy && l.live*8 > n {
+		return false, nil // being filled: it will want its slack
+	}
 	for i := range n {
 		var s versionchain.Settled
 		if err := l.page.Settle(i, rq.Horizon, c.reg, l.list != nil, &s); err != nil {
@@ -128,10 +136,12 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 			return false, err
 		}
 	}
-	if rq.Action != Checkpoint || !l.chargeList(c) {
-		l.retire(c)
-	} else {
+	switch {
+	case rq.Action == Checkpoint && l.chargeList(c):
 		l.retireChilled(c)
+	case rq.Action == Tidy:
+	default:
+		l.retire(c)
 	}
 	l.compact(c, w, rq.edge != nil)
 	if delta := l.cost() - l.charged; delta > 0 && l.page.Block() == nil && l.mem == nil {

@@ -213,9 +213,46 @@ func (s *Scavenger) episode(ctx context.Context, h *hand) {
 	}
 }
 
-// scavenge prunes and retires cold leaves; it reports whether that was enough.
-// It gives up early where a sample shows that there is little to gain.
+// scavenge prunes and retires; it reports whether that was enough. What is read
+// all the time stays as long as garbage and slack can go instead.
 func (s *Scavenger) scavenge(ctx context.Context, h *hand) bool {
+	return s.tidy(ctx, h) || s.prune(ctx, h)
+}
+
+// tidy takes garbage and slack from warm leaves. It is content with half of the
+// way to the low-water mark, and gives up where a sample shows that not even that
+// can be had.
+func (s *Scavenger) tidy(ctx context.Context, h *hand) bool {
+	rq := recordcache.Request{Action: recordcache.Tidy, Horizon: s.Horizon()}
+	enough := (s.high + s.low) / 2
+	tried, gained, want := int64(0), int64(0), s.Arena.Reserved()-enough
+	for n := int64(s.Cache.Leaves() + 1); tried < n; {
+		batch := s.Cache.Tick(h.batch)
+		if len(batch) == 0 {
+			break
+		}
+		for _, l := range batch {
+			tried++
+			rep, err := s.Cache.Relieve(ctx, l, &rq)
+			if err != nil {
+				return false
+			}
+			gained += rep.Freed
+		}
+		s.serve() // somebody may have met fragments, far below the high-water mark
+		if s.Arena.Reserved() <= enough && !s.waiting() {
+			return true
+		}
+		if tried >= 256 && (gained < tried*256 || gained*n < want*tried) {
+			return false
+		}
+	}
+	return false
+}
+
+// prune prunes and retires cold leaves, and in the second half of its way others.
+// It gives up early where a sample shows that there is little to gain.
+func (s *Scavenger) prune(ctx context.Context, h *hand) bool {
 	rq := recordcache.Request{Action: recordcache.Prune, Horizon: s.Horizon()}
 	visited, gained := 0, int64(0)
 	for n := s.Cache.Leaves() + 1; visited < n; {

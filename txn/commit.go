@@ -2,6 +2,7 @@ package txn
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/seriallog"
@@ -31,16 +32,27 @@ type pending struct {
 	ts      base.CommitTS
 	end     base.LSN
 	durable bool
-	done    bool
-	apply   func() // run at publication, under committer.mu; short
+	done    atomic.Bool // set under committer.mu, when published
+	apply   func()      // run at publication, under committer.mu; short
 }
 
-// enqueue runs step 1; append returns the end of the record.
-func (c *committer) enqueue(p *pending, appendRecord func(ts base.CommitTS) (base.LSN, error)) error {
+// A recorder appends the commit record with the timestamp it is given, and
+// returns the record's end.
+type recorder interface {
+	append(ts base.CommitTS) (base.LSN, error)
+}
+
+// recorderFunc is a function as a recorder.
+type recorderFunc func(ts base.CommitTS) (base.LSN, error)
+
+func (f recorderFunc) append(ts base.CommitTS) (base.LSN, error) { return f(ts) }
+
+// enqueue runs step 1.
+func (c *committer) enqueue(p *pending, r recorder) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ts := c.last + 1
-	end, err := appendRecord(ts)
+	end, err := r.append(ts)
 	if err != nil {
 		return err
 	}
@@ -59,11 +71,14 @@ func (c *committer) finish(p *pending, log *seriallog.Log, snaps *snapshots) err
 		if err := log.Sync(p.end); err != nil {
 			return err
 		}
+		if p.done.Load() {
+			return nil // whoever came first has published the whole group
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.publishLocked(log.Synced(), snaps)
-	for !p.done {
+	for !p.done.Load() {
 		// A durable commit ahead is not synced yet: help it on.
 		c.mu.Unlock()
 		err := log.Sync(p.end)
@@ -91,7 +106,7 @@ func (c *committer) publishLocked(synced base.LSN, snaps *snapshots) {
 		}
 		snaps.clock.Store(uint64(p.ts))
 		c.pubEnd = p.end
-		p.done = true
+		p.done.Store(true)
 	}
 	if n > 0 {
 		rest := copy(c.queue, c.queue[n:])

@@ -148,7 +148,7 @@ func (c *Cursor) Prev() bool { return c.move(true) }
 func (c *Cursor) move(reverse bool) bool {
 	tx := c.tx
 	tx.mu.Lock()
-	if c.valid && c.reverse == reverse && c.seen == tx.writes && tx.ended == nil && c.err == nil {
+	if c.valid && c.reverse == reverse && tx.ended == nil && c.seen == tx.writes && c.err == nil {
 		ok := c.step()
 		tx.mu.Unlock()
 		return ok
@@ -201,6 +201,16 @@ func (c *Cursor) Close() error {
 func (c *Cursor) close() {
 	c.tx.mu.Lock()
 	defer c.tx.mu.Unlock()
+	if c.tx.ended == nil {
+		c.forget()
+	}
+	c.valid, c.closed = false, true
+	c.it.Close()
+}
+
+// forget takes the cursor off its open transaction's list. REQUIRES: tx.mu is
+// held.
+func (c *Cursor) forget() {
 	if open := c.tx.cursors; c.index < len(open) && open[c.index] == c {
 		last := len(open) - 1
 		open[c.index] = open[last]
@@ -208,6 +218,4 @@ func (c *Cursor) close() {
 		open[last] = nil
 		c.tx.cursors = open[:last]
 	}
-	c.valid, c.closed = false, true
-	c.it.Close()
 }

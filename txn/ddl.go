@@ -28,7 +28,7 @@ func (m *Manager) DDL(d *seriallog.DDL, edit func(Edit), applied func()) error {
 		return err
 	}
 	p := &pending{durable: true, apply: applied}
-	err := m.commit.enqueue(p, func(ts base.CommitTS) (base.LSN, error) {
+	err := m.commit.enqueue(p, recorderFunc(func(ts base.CommitTS) (base.LSN, error) {
 		d.TS = ts
 		end, err := m.Log.AppendDDL(d)
 		if err != nil {
@@ -42,7 +42,7 @@ func (m *Manager) DDL(d *seriallog.DDL, edit func(Edit), applied func()) error {
 		e.NeedSync()
 		e.End()
 		return end, nil
-	})
+	}))
 	if err != nil {
 		return m.poisoned(err)
 	}

@@ -33,6 +33,8 @@
 //   - M5: a large transaction has no list, no redo and no locks of its own; what
 //     remains is per run, per log segment, per table, per savepoint.
 //   - M1: a small transaction's buffers are charged; without room it turns large.
+//   - A Tx is used once. The state behind it serves later transactions, from when no
+//     register names it and no queue holds it: see spare.go.
 //
 // Concurrency: a Tx belongs to one goroutine at a time, Tx.mu makes Close safe.
 // Tx.mu is held during waits, which hold nothing else; committer.mu only for an

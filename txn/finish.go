@@ -63,7 +63,8 @@ func (tx *Tx) commit() error {
 		return err
 	}
 	out.Prepare(false)
-	c := &seriallog.Commit{Txn: out.ID, NoSync: tx.noSync, Dead: out.Dead()}
+	c := &tx.record
+	c.Txn, c.NoSync, c.Dead = out.ID, tx.noSync, out.Dead()
 	if spilled {
 		c.Dead = []base.EpochRange{deadSpilled}
 	}
@@ -79,12 +80,14 @@ func (tx *Tx) commit() error {
 	tx.trackMu.Lock()
 	c.FirstGroup, c.Segments = tx.first, tx.segs
 	tx.trackMu.Unlock()
-	p := &pending{out: out, durable: !tx.noSync}
-	if err := tx.record(c, p); err != nil {
+	p := &tx.pending
+	p.out, p.durable = out, !tx.noSync
+	if err := tx.enqueue(c, p); err != nil {
 		tx.abandon() // nothing was appended: it never happened
 		return m.poisoned(err)
 	}
 	if err := m.commit.finish(p, m.Log, &m.snaps.snapshots); err != nil {
+		tx.queued = true
 		m.waits.wake(out, true)
 		return m.poisoned(err)
 	}
@@ -101,10 +104,10 @@ func (tx *Tx) commit() error {
 // commitRoom is what a commit record may need beside its rows.
 const commitRoom = 16 << 10
 
-// record appends the commit record and, if frames carry the owner's name, puts
+// enqueue appends the commit record and, if frames carry the owner's name, puts
 // the outcome row into the edit queue before anyone can publish: a checkpoint
 // that passes the record finds the row ahead of it.
-func (tx *Tx) record(c *seriallog.Commit, p *pending) error {
+func (tx *Tx) enqueue(c *seriallog.Commit, p *pending) error {
 	m := tx.m
 	c.TS = base.MaxTS // the longest; what it does not need goes back
 	cost := seriallog.CommitCost(c, len(tx.redo))
@@ -118,34 +121,35 @@ func (tx *Tx) record(c *seriallog.Commit, p *pending) error {
 			return err
 		}
 	}
-	err := m.commit.enqueue(p, func(ts base.CommitTS) (base.LSN, error) {
-		c.TS = ts
-		end, err := m.Log.AppendCommit(c, tx.redo)
-		if err != nil {
-			return end, err
-		}
-		m.Log.Unreserve(cost - seriallog.CommitCost(c, len(tx.redo)))
-		if !framed {
-			return end, nil
-		}
-		runs := make([]base.RunID, len(c.Runs))
-		for i := range c.Runs {
-			runs[i] = c.Runs[i].Run
-		}
-		e := m.Space.BeginEdit()
-		e.PutOutcome(c.Txn, ts, tx.out.Dead(), runs)
-		e.NeedSync()
-		e.End()
-		m.Cache.AddOwner(tx.out, runs)
-		return end, nil
-	})
-	if err != nil {
+	if err := m.commit.enqueue(p, tx); err != nil {
 		m.Log.Unreserve(cost)
 		if framed {
 			m.Space.UnreserveEdits(1)
 		}
+		return err
 	}
-	return err
+	m.Log.Unreserve(cost - seriallog.CommitCost(c, len(tx.redo)))
+	return nil
+}
+
+// append is the part of enqueue that needs the timestamp.
+func (tx *Tx) append(ts base.CommitTS) (base.LSN, error) {
+	m, c := tx.m, &tx.record
+	c.TS = ts
+	end, err := m.Log.AppendCommit(c, tx.redo)
+	if err != nil || len(c.Runs) == 0 {
+		return end, err
+	}
+	runs := make([]base.RunID, len(c.Runs))
+	for i := range c.Runs {
+		runs[i] = c.Runs[i].Run
+	}
+	e := m.Space.BeginEdit()
+	e.PutOutcome(c.Txn, ts, tx.out.Dead(), runs)
+	e.NeedSync()
+	e.End()
+	m.Cache.AddOwner(tx.out, runs)
+	return end, nil
 }
 
 // poisoned returns the store's failure, or err if it has none to tell.
@@ -230,7 +234,4 @@ func (tx *Tx) release() {
 	for _, t := range tx.tables {
 		t.Writers.Add(-1)
 	}
-	tx.refs, tx.keys, tx.redo, tx.tables = nil, nil, nil, nil
-	tx.w = recordcacheWriter{}
-	tx.sc = recordcacheScratch{}
 }

@@ -53,8 +53,9 @@ type Manager struct {
 	seq    atomic.Uint64
 
 	mu      sync.Mutex // guards the fields below
-	active  map[*Tx]struct{}
-	byID    map[base.TxnID]*Tx
+	open    *state     // list of the open transactions
+	opened  int        // its length
+	byID    map[base.TxnID]*state
 	closed  bool
 	low     bool // the low-memory flag, for transactions to come
 	retired []retired
@@ -65,6 +66,7 @@ type Manager struct {
 	sweepers sync.WaitGroup
 	sweeping atomic.Int64
 	relaxed  chan struct{} // closed and replaced when the log shrinks
+	spares   spares
 	Counters Counters
 }
 
@@ -103,7 +105,7 @@ type segmentPins struct {
 func NewManager(c Config, snaps *Snapshots, last base.CommitTS, pos base.LSN) *Manager {
 	m := &Manager{
 		Config: c, snaps: snaps, waits: newWaits(),
-		active: make(map[*Tx]struct{}), byID: make(map[base.TxnID]*Tx),
+		byID:    make(map[base.TxnID]*state),
 		closing: make(chan struct{}), sweeps: make(chan *sweep, 1024), relaxed: make(chan struct{}),
 	}
 	m.commit.last, m.commit.pubEnd = last, pos
@@ -125,7 +127,7 @@ func (m *Manager) Published() (base.LSN, base.CommitTS) {
 func (m *Manager) Active() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.active)
+	return m.opened
 }
 
 // SetLowMemory raises or lowers the flag of every active transaction.
@@ -133,8 +135,8 @@ func (m *Manager) SetLowMemory(low bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.low = low
-	for tx := range m.active {
-		tx.low.Store(low)
+	for st := m.open; st != nil; st = st.next {
+		st.low.Store(low)
 	}
 }
 
@@ -143,14 +145,17 @@ func (m *Manager) SetLowMemory(low bool) {
 // the answer does not age.
 func (m *Manager) Stretches(id base.TxnID) []base.Epoch {
 	m.mu.Lock()
-	tx := m.byID[id]
+	st := m.byID[id]
 	m.mu.Unlock()
-	if tx == nil {
+	if st == nil {
 		return nil
 	}
-	tx.spMu.Lock()
-	defer tx.spMu.Unlock()
-	return tx.sp.Starts()
+	st.spMu.Lock()
+	defer st.spMu.Unlock()
+	if st.owner.Load() != uint64(id) {
+		return nil // it has ended meanwhile
+	}
+	return st.sp.Starts()
 }
 
 // Begin starts a transaction. ctx ends its waits; it is not a deadline for the
@@ -165,19 +170,45 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	if o.Isolation != Snapshot {
 		return nil, fmt.Errorf("saker: begin: isolation %v: %w", o.Isolation, base.ErrNotSupported)
 	}
-	tx := &Tx{m: m, ctx: ctx, readOnly: o.ReadOnly || m.ReadOnly, noSync: o.NoSync || m.NoSync}
-	tx.w.Reg = m.Reg
+	tx := m.spares.newTx()
+	st := m.spares.newState()
+	st.tx, st.m, st.ctx, st.w.Reg = tx, m, ctx, m.Reg
+	st.readOnly, st.noSync = o.ReadOnly || m.ReadOnly, o.NoSync || m.NoSync
+	tx.state = st
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
 		return nil, fmt.Errorf("saker: begin: %w", base.ErrClosed)
 	}
-	tx.snap = m.snaps.open()
-	tx.w.Snapshot = tx.snap.ts
-	m.active[tx] = struct{}{}
-	tx.low.Store(m.low)
+	st.snap = m.snaps.open()
+	st.w.Snapshot = st.snap.ts
+	m.linkLocked(st)
+	st.low.Store(m.low)
 	m.mu.Unlock()
 	return tx, nil
+}
+
+// linkLocked enters st into the list of open transactions. REQUIRES: m.mu is held.
+func (m *Manager) linkLocked(st *state) {
+	if st.next = m.open; st.next != nil {
+		st.next.prev = st
+	}
+	m.open = st
+	m.opened++
+}
+
+// unlinkLocked takes st out of it. REQUIRES: m.mu is held.
+func (m *Manager) unlinkLocked(st *state) {
+	if st.next != nil {
+		st.next.prev = st.prev
+	}
+	if st.prev != nil {
+		st.prev.next = st.next
+	} else {
+		m.open = st.next
+	}
+	st.prev, st.next = nil, nil
+	m.opened--
 }
 
 // Relaxed tells writers that wait for the log that it has shrunk.
@@ -239,21 +270,26 @@ func (m *Manager) register(tx *Tx) error {
 	tx.w.Self = tx.out
 	tx.w.Logged = true
 	m.Reg.Add(tx.out)
+	tx.owner.Store(uint64(id))
 	m.mu.Lock()
-	m.byID[id] = tx
+	m.byID[id] = tx.state
 	m.mu.Unlock()
 	return nil
 }
 
-// leave takes an ended transaction out of all registers.
+// leave takes an ended transaction out of all registers, and its state from it.
+// REQUIRES: tx.mu is held.
 func (m *Manager) leave(tx *Tx) {
 	m.snaps.close(tx.snap)
 	m.mu.Lock()
-	delete(m.active, tx)
+	m.unlinkLocked(tx.state)
 	if tx.out != nil {
 		delete(m.byID, tx.out.ID)
 	}
 	m.mu.Unlock()
+	st := tx.state
+	tx.state = nil
+	m.spares.giveState(st)
 }
 
 // retire keeps a decided transaction known until every leaf has been seen.
@@ -328,9 +364,9 @@ func (m *Manager) Close() error {
 	m.closed = true
 	close(m.closing)
 	m.Scav.Interrupt()
-	open := make([]*Tx, 0, len(m.active))
-	for tx := range m.active {
-		open = append(open, tx)
+	open := make([]*Tx, 0, m.opened)
+	for st := m.open; st != nil; st = st.next {
+		open = append(open, st.tx)
 	}
 	m.mu.Unlock()
 	var errs []error

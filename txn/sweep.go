@@ -11,11 +11,6 @@ import (
 	"github.com/sakerdb/saker/versionchain"
 )
 
-type (
-	recordcacheWriter  = recordcache.Writer
-	recordcacheScratch = recordcache.Scratch
-)
-
 // sweep is what a rolled back transaction left behind.
 type sweep struct {
 	out  *versionchain.Outcome

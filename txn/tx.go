@@ -72,18 +72,31 @@ type Savepoint struct {
 //
 // A failed statement leaves the transaction as it was before the statement.
 type Tx struct {
+	mu     sync.Mutex // held by every method; Close takes it to end the transaction
+	ended  error      // ErrTxDone or ErrClosed once it has ended
+	*state            // nil once it has ended
+}
+
+// state is what a transaction needs while it is open. It is used again by a
+// later one, its buffers included; a Tx is not, so that a call after the end is
+// always told so.
+type state struct {
+	tx       *Tx
 	m        *Manager
 	ctx      context.Context
 	readOnly bool
 	noSync   bool
 	low      atomic.Bool // the low-memory flag
 
-	mu    sync.Mutex // held by every method; Close takes it to end the transaction
-	ended error      // ErrTxDone or ErrClosed once it has ended
-	snap  *snapshot
-	out   *versionchain.Outcome // nil before the first write
-	w     recordcache.Writer
-	sc    recordcache.Scratch
+	prev, next *state // of the open transactions, guarded by Manager.mu
+
+	snap *snapshot
+	out  *versionchain.Outcome // nil before the first write
+	w    recordcache.Writer
+	sc   recordcache.Scratch
+	// owner is the id in Manager.byID, 0 for none. Who found the state there must
+	// look again under spMu or trackMu: it may serve another one by now.
+	owner atomic.Uint64
 
 	spMu sync.Mutex // guards sp against Stretches
 	sp   savepoint.Stack
@@ -104,6 +117,11 @@ type Tx struct {
 	tables  []*recordcache.Table // written, each once
 
 	cursors []*Cursor // open
+
+	// Of the commit record, and of its place in the queue.
+	record  seriallog.Commit
+	pending pending
+	queued  bool // for ever: the commit failed
 }
 
 // ref is one write of a small transaction.
@@ -432,26 +450,34 @@ func (tx *Tx) groupEnd() int {
 func (tx *Tx) track(first base.LSN, seg uint64) {
 	tx.trackMu.Lock()
 	defer tx.trackMu.Unlock()
-	if tx.first == 0 || first < tx.first {
-		tx.first = first
+	tx.trackLocked(first, seg)
+}
+
+func (st *state) trackLocked(first base.LSN, seg uint64) {
+	if st.first == 0 || first < st.first {
+		st.first = first
 	}
-	if slices.Contains(tx.segs, seg) {
-		tx.m.Log.Unpin(seg) // one pin a segment is enough
+	if slices.Contains(st.segs, seg) {
+		st.m.Log.Unpin(seg) // one pin a segment is enough
 		return
 	}
-	tx.segs = append(tx.segs, seg)
+	st.segs = append(st.segs, seg)
 }
 
 // Track is track for the scavenger, which chills for any transaction.
 func (m *Manager) Track(id base.TxnID, first base.LSN, seg uint64) {
 	m.mu.Lock()
-	tx := m.byID[id]
+	st := m.byID[id]
 	m.mu.Unlock()
-	if tx == nil {
-		m.Log.Unpin(seg)
-		return
+	if st != nil {
+		st.trackMu.Lock()
+		defer st.trackMu.Unlock()
+		if st.owner.Load() == uint64(id) {
+			st.trackLocked(first, seg)
+			return
+		}
 	}
-	tx.track(first, seg)
+	m.Log.Unpin(seg)
 }
 
 // Savepoint begins a savepoint.

@@ -3,6 +3,7 @@ package txn
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/versionchain"
@@ -11,6 +12,11 @@ import (
 // waits knows who waits for whom. A transaction waits for one other at a time,
 // so a cycle is found by following the chain of waits from the one waited for.
 type waits struct {
+	// n counts those who wait or are about to look whether they must. It rises
+	// before they look, and outcomes are set before wake looks at it: a wake that
+	// finds 0 has missed nobody, and most commits meet no mutex here.
+	n atomic.Int32
+
 	mu      sync.Mutex // guards on and sleepers
 	on      map[base.TxnID]base.TxnID
 	sleeper map[base.TxnID]map[*sleep]struct{}
@@ -30,6 +36,8 @@ func newWaits() *waits {
 // looks again, adds its edge, looks for a cycle; then it sleeps, holding no
 // lock of a leaf. The requester is the victim of a cycle.
 func (w *waits) wait(ctx context.Context, closing <-chan struct{}, me base.TxnID, o *versionchain.Outcome, epoch base.Epoch) error {
+	w.n.Add(1)
+	defer w.n.Add(-1)
 	s := &sleep{me: me, epoch: epoch, wake: make(chan struct{})}
 	w.mu.Lock()
 	if decided(o, epoch) {
@@ -81,6 +89,9 @@ func decided(o *versionchain.Outcome, epoch base.Epoch) bool {
 
 // wake rouses those who wait for o and whose reason is gone; with all, everybody.
 func (w *waits) wake(o *versionchain.Outcome, all bool) {
+	if w.n.Load() == 0 {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for s := range w.sleeper[o.ID] {

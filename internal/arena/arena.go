@@ -12,11 +12,13 @@ const (
 	// UnitSize is what block sizes are multiples of.
 	UnitSize = 1 << 10
 	// MaxBlock is the size of the greatest block.
-	MaxBlock = slabUnits * UnitSize
+	MaxBlock = blockUnits * UnitSize
 	// MinCap is the least capacity of an arena.
 	MinCap = 256 << 10
 
-	slabUnits  = 32
+	blockUnits = 32
+	slabUnits  = 2 * blockUnits
+	slabSize   = slabUnits * UnitSize
 	maxReserve = 1 << 20
 )
 
@@ -24,14 +26,14 @@ const (
 type Arena struct {
 	cap     int64
 	limit   int64 // cap without the reserve
-	keep    int   // whole slabs that Alloc leaves alone
+	keep    int   // places that Alloc leaves alone
 	mem     memory
 	now     atomic.Int64 // blocks + charged, as of the last unlock
 	trimMu  sync.Mutex   // held by Trim, before mu
 	mu      sync.Mutex   // everything below
 	slabs   []slab       // all of them; those at fresh and above were never used, or trimmed
 	fresh   int32
-	whole   int                  // slabs without a block, fresh ones included
+	places  int                  // for the greatest block, in slabs as they are; fresh ones included
 	heads   [slabUnits + 1]int32 // stacks of slabs by longest free run; index+1, 0 is empty
 	present uint64               // bit i: heads[i] is not empty
 	trimmed []int32              // slabs without a block whose pages were given back
@@ -44,10 +46,10 @@ type Arena struct {
 	warming sync.WaitGroup // goroutines that touch memory ahead of its use
 }
 
-// slab is the state of 32 KiB.
+// slab is the state of 64 KiB.
 type slab struct {
-	free       uint32 // bit i: unit i is free
-	starts     uint32 // bit i: a block starts at unit i
+	free       uint64 // bit i: unit i is free
+	starts     uint64 // bit i: a block starts at unit i
 	prev, next int32  // neighbours in the stack; index+1, 0 is none
 	run        int32  // longest free run, the stack it is in; 0: in none
 }
@@ -58,19 +60,19 @@ func New(capBytes int64) (*Arena, error) {
 	if capBytes < MinCap {
 		return nil, fmt.Errorf("saker: arena: capacity %d is below %d bytes", capBytes, MinCap)
 	}
-	n := capBytes / MaxBlock
+	n := (capBytes + slabSize - 1) / slabSize // the cap may end within the last one
 	if n > 1<<30 {
 		return nil, fmt.Errorf("saker: arena: capacity %d is too large", capBytes)
 	}
 	reserve := min(max(capBytes/32, MaxBlock), maxReserve)
 	a := &Arena{
-		cap:   capBytes,
-		limit: capBytes - reserve,
-		keep:  int(reserve / MaxBlock),
-		slabs: make([]slab, n),
-		whole: int(n),
+		cap:    capBytes,
+		limit:  capBytes - reserve,
+		keep:   int(reserve / MaxBlock),
+		slabs:  make([]slab, n),
+		places: 2 * int(n),
 	}
-	if err := a.mem.open(n * MaxBlock); err != nil {
+	if err := a.mem.open(n * slabSize); err != nil {
 		return nil, fmt.Errorf("saker: arena: %w", err)
 	}
 	return a, nil
@@ -121,46 +123,61 @@ func (a *Arena) AllocReserve(n int) []byte {
 func (a *Arena) allocLocked(n int, limit int64, keep int) []byte {
 	units := (n + UnitSize - 1) / UnitSize
 	size := int64(units) * UnitSize
-	if n <= 0 || units > slabUnits || a.blocks+a.charged+size > limit || a.closed {
+	if n <= 0 || units > blockUnits || a.blocks+a.charged+size > limit || a.closed {
 		return nil
 	}
-	// Stacks of runs that suffice, shortest first; whole slabs come last, those
-	// with warm pages before fresh ones.
-	i := int32(-1)
-	if fit := a.present >> units << units; fit&(1<<slabUnits-1) != 0 {
-		i = a.heads[bits.TrailingZeros64(fit)] - 1
-	} else if a.whole > keep {
-		i = a.wholeSlabLocked(fit)
-	}
+	i := a.fitLocked(units, a.places > keep)
 	if i < 0 {
 		return nil
 	}
 	s := &a.slabs[i]
 	at := firstRun(s.free, units)
-	if s.free == wholeSlab {
-		a.whole--
-	}
+	a.places -= placesIn(s.free)
 	s.free &^= unitMask(at, units)
 	s.starts |= 1 << at
+	a.places += placesIn(s.free)
 	a.restackLocked(i, s)
 	a.blocks += size
 	a.publishLocked()
 	return a.mem.take(i, at, units)
 }
 
-// wholeSlabLocked returns a slab without a block, preferring touched pages.
-func (a *Arena) wholeSlabLocked(fit uint64) int32 {
+// fitLocked returns the slab for a block of units, -1 if there is none: one whose
+// longest run is the shortest that suffices, whole ones last, those with warm
+// pages before fresh ones. Unless spend is set it leaves the number of places as
+// it is.
+func (a *Arena) fitLocked(units int, spend bool) int32 {
+	fit := a.present >> units << units // of slabs with blocks: a run has fewer than 64 units
+	switch {
+	case spend:
+	case fit&(1<<blockUnits-1) == 0:
+		fit = fit >> (units + blockUnits) << (units + blockUnits) // behind the block a place remains
+	}
 	if fit != 0 {
-		return a.heads[slabUnits] - 1
+		return a.heads[bits.TrailingZeros64(fit)] - 1
+	}
+	if !spend {
+		return -1
+	}
+	return a.wholeSlabLocked()
+}
+
+// wholeSlabLocked returns a slab without a block, preferring touched pages, -1 if
+// there is none.
+func (a *Arena) wholeSlabLocked() int32 {
+	if i := a.heads[slabUnits] - 1; i >= 0 {
+		return i
 	}
 	var i int32
 	if n := len(a.trimmed); n > 0 {
 		i = a.trimmed[n-1]
 		a.trimmed = a.trimmed[:n-1]
 	} else {
-		i = a.fresh
+		if i = a.fresh; int(i) == len(a.slabs) {
+			return -1
+		}
 		a.fresh++
-		if from, ok := a.mem.warmNext(int64(a.fresh) * MaxBlock); ok {
+		if from, ok := a.mem.warmNext(int64(a.fresh) * slabSize); ok {
 			a.warming.Go(func() { a.mem.warm(from) })
 		}
 	}
@@ -183,11 +200,10 @@ func (a *Arena) Free(b []byte) {
 	}
 	a.mem.drop(b)
 	s := &a.slabs[i]
+	a.places -= placesIn(s.free)
 	s.free |= unitMask(at, units)
 	s.starts &^= 1 << at
-	if s.free == wholeSlab {
-		a.whole++
-	}
+	a.places += placesIn(s.free)
 	a.restackLocked(i, s)
 	a.blocks -= int64(len(b))
 	a.publishLocked()

@@ -15,17 +15,15 @@ func (a *Arena) Check() error {
 		return fmt.Errorf("saker: arena: M1: blocks %d, charged %d, peak %d, cap %d", a.blocks, a.charged, a.peak, a.cap)
 	}
 	var used int64
-	whole := len(a.slabs) - int(a.fresh)
+	places := 2 * (len(a.slabs) - int(a.fresh))
 	stacked := make(map[int32]int)
 	for i := range a.slabs[:a.fresh] {
 		s := &a.slabs[i]
 		if s.free == 0 && s.starts == 0 {
-			whole++ // trimmed
+			places += 2 // trimmed
 			continue
 		}
-		if s.free == wholeSlab {
-			whole++
-		}
+		places += placesIn(s.free)
 		if s.starts&s.free != 0 || s.starts == 0 && s.free != wholeSlab {
 			return fmt.Errorf("saker: arena: slab %d: free %#x, starts %#x", i, s.free, s.starts)
 		}
@@ -35,10 +33,10 @@ func (a *Arena) Check() error {
 		if s.run != 0 {
 			stacked[s.run]++
 		}
-		used += int64(slabUnits-bits.OnesCount32(s.free)) * UnitSize
+		used += int64(slabUnits-bits.OnesCount64(s.free)) * UnitSize
 	}
-	if used != a.blocks || whole != a.whole {
-		return fmt.Errorf("saker: arena: %d bytes in slabs, %d counted; %d whole slabs, %d counted", used, a.blocks, whole, a.whole)
+	if used != a.blocks || places != a.places {
+		return fmt.Errorf("saker: arena: %d bytes in slabs, %d counted; %d places, %d counted", used, a.blocks, places, a.places)
 	}
 	for run := range int32(slabUnits + 1) {
 		n, prev := 0, int32(0)
@@ -49,7 +47,7 @@ func (a *Arena) Check() error {
 			prev = i
 			n++
 		}
-		if n != stacked[run] || (n > 0) != (a.present&(1<<run) != 0) {
+		if n != stacked[run] || (run < slabUnits && (n > 0) != (a.present&(1<<run) != 0)) {
 			return fmt.Errorf("saker: arena: stack %d has %d slabs, want %d", run, n, stacked[run])
 		}
 	}

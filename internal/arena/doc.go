@@ -9,7 +9,7 @@
 //	Alloc, Charge up to here ──────────────────────▲         ▲
 //	AllocReserve, ChargeForce up to here ────────────────────┘
 //
-//	slab, 32 KiB: 32 units of 1 KiB, one bit each
+//	slab, 64 KiB: 64 units of 1 KiB, one bit each (half of it shown)
 //	├┬┬┬┬┬┬┬┬┼┬┬┬┬┬┬┬┬┼┬┬┬┬┬┬┬┬┼┬┬┬┬┬┬┬┬┤
 //	 ■■■■■■■■■ □ ■■■ □□□□□□□□□□□□□□□□□□□     longest free run: 19
 //
@@ -19,14 +19,16 @@
 // adjacent: there is nothing to coalesce. Slabs of one longest run are a stack,
 // so memory that was freed last, and is warm, is used first. A buddy system was
 // the first idea: there the place of a 9 KiB block, once its tail is in use,
-// serves only blocks of 8 KiB and of 1, here it serves 9 KiB again.
+// serves only blocks of 8 KiB and of 1, here it serves 9 KiB again. Slabs are
+// twice the greatest block, so that pages of a little more than half of it, which
+// is what splits leave, come three to a slab; slabs of 32 KiB held one.
 //
 // Invariants
 //
 //   - M1: Reserved() = blocks + charged ≤ Cap() at every moment, and so is
 //     Peak(). ChargeForce alone could break it; see there.
 //   - M2: Alloc and Charge leave ReserveBytes() free, and Alloc leaves as many
-//     slabs whole, so AllocReserve does not fail for fragmentation before the
+//     places for the greatest block, so AllocReserve does not fail for fragmentation before the
 //     reserve is used up.
 //   - A block lies in one slab, starts on a unit, and overlaps no other.
 //   - A unit is free, or belongs to exactly one block.

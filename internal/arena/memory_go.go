@@ -23,7 +23,7 @@ type place struct {
 }
 
 func (m *memory) open(n int64) error {
-	m.slabs = make([][]byte, n/MaxBlock)
+	m.slabs = make([][]byte, n/slabSize)
 	m.live = make(map[*byte]place)
 	return nil
 }
@@ -35,7 +35,7 @@ func (m *memory) close() error {
 
 func (m *memory) take(slab int32, at, units int) []byte {
 	if m.slabs[slab] == nil {
-		m.slabs[slab] = make([]byte, MaxBlock)
+		m.slabs[slab] = make([]byte, slabSize)
 		fill(m.slabs[slab])
 	}
 	lo := at * UnitSize

@@ -68,7 +68,7 @@ func (m *memory) touchedAhead() int64 { return m.warmed.Load() }
 
 // take returns the bytes of a block.
 func (m *memory) take(slab int32, at, units int) []byte {
-	lo := int(slab)*MaxBlock + at*UnitSize
+	lo := int(slab)*slabSize + at*UnitSize
 	hi := lo + units*UnitSize
 	return m.b[lo:hi:hi]
 }
@@ -79,7 +79,7 @@ func (m *memory) find(b []byte) (slab int32, at int, ok bool) {
 	if off >= uintptr(len(m.b)) || off%UnitSize != 0 {
 		return 0, 0, false
 	}
-	return int32(off / MaxBlock), int(off%MaxBlock) / UnitSize, true
+	return int32(off / slabSize), int(off%slabSize) / UnitSize, true
 }
 
 // drop is told of every block that is freed.
@@ -88,8 +88,8 @@ func (m *memory) drop([]byte) {}
 // release gives a slab's pages back. That it may fail is no matter: the pages
 // stay, and so do their contents, which nobody wants.
 func (m *memory) release(slab int32) {
-	lo := int(slab) * MaxBlock
-	_ = unix.Madvise(m.b[lo:lo+MaxBlock], unix.MADV_DONTNEED)
+	lo := int(slab) * slabSize
+	_ = unix.Madvise(m.b[lo:lo+slabSize], unix.MADV_DONTNEED)
 }
 
 // dropTail forgets the end of a block that was shrunk.

@@ -6,24 +6,38 @@ import "math/bits"
 const wholeSlab = 1<<slabUnits - 1
 
 // unitMask returns n bits from bit at on.
-func unitMask(at, n int) uint32 { return uint32((1<<n - 1) << at) }
+func unitMask(at, n int) uint64 { return (1<<n - 1) << at }
+
+// placesIn returns how many of the greatest blocks a slab has room for as it is.
+func placesIn(free uint64) int {
+	if free == wholeSlab {
+		return 2
+	}
+	for have := 1; have < blockUnits; have *= 2 {
+		free &= free >> have
+	}
+	if free != 0 {
+		return 1
+	}
+	return 0
+}
 
 // firstRun returns the lowest position at which n free units begin. It is the
 // beginning of its run, so what is left of that run stays in one piece.
 //
 // REQUIRES: there is one.
-func firstRun(free uint32, n int) int {
+func firstRun(free uint64, n int) int {
 	// After each step bit i says that `have` units from i on are free.
 	for have := 1; have < n; {
 		step := min(have, n-have)
 		free &= free >> step
 		have += step
 	}
-	return bits.TrailingZeros32(free)
+	return bits.TrailingZeros64(free)
 }
 
 // longestRun returns the length of the longest run of set bits.
-func longestRun(free uint32) int32 {
+func longestRun(free uint64) int32 {
 	if free == 0 {
 		return 0
 	}
@@ -37,12 +51,21 @@ func longestRun(free uint32) int32 {
 	p2 := p1 & (p1 >> 2)
 	p3 := p2 & (p2 >> 4)
 	p4 := p3 & (p3 >> 8)
+	p5 := p4 & (p4 >> 16)
 	run, n := p1, int32(2)
 	switch {
 	case free == wholeSlab:
 		return slabUnits
+	case p5 != 0:
+		run, n = p5, 32
+		if t := run & (p4 >> n); t != 0 {
+			run, n = t, n+16
+		}
+		fallthrough
 	case p4 != 0:
-		run, n = p4, 16
+		if n == 2 {
+			run, n = p4, 16
+		}
 		if t := run & (p3 >> n); t != 0 {
 			run, n = t, n+8
 		}

@@ -6,9 +6,9 @@ import (
 )
 
 func TestRuns(t *testing.T) {
-	slow := func(m uint32) (best int32) {
+	slow := func(m uint64) (best int32) {
 		n := int32(0)
-		for i := range 32 {
+		for i := range 64 {
 			if m&(1<<i) == 0 {
 				n = 0
 				continue
@@ -18,7 +18,7 @@ func TestRuns(t *testing.T) {
 		}
 		return best
 	}
-	check := func(m uint32) {
+	check := func(m uint64) {
 		want := slow(m)
 		if got := longestRun(m); got != want {
 			t.Fatalf("longestRun(%#x) = %d, want %d", m, got, want)
@@ -30,8 +30,8 @@ func TestRuns(t *testing.T) {
 			}
 		}
 	}
-	for lo := range 33 {
-		for hi := lo; hi <= 32; hi++ {
+	for lo := range 65 {
+		for hi := lo; hi <= 64; hi++ {
 			m := unitMask(lo, hi-lo)
 			check(m)
 			check(^m)
@@ -39,8 +39,8 @@ func TestRuns(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
 	for range 100_000 {
-		check(rng.Uint32() | rng.Uint32())
-		check(rng.Uint32() & rng.Uint32())
-		check(rng.Uint32() | rng.Uint32() | rng.Uint32())
+		check(rng.Uint64() | rng.Uint64())
+		check(rng.Uint64() & rng.Uint64())
+		check(rng.Uint64() | rng.Uint64() | rng.Uint64())
 	}
 }

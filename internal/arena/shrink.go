@@ -25,7 +25,9 @@ func (a *Arena) Shrink(b []byte, n int) []byte {
 	}
 	a.mem.dropTail(b[keep*UnitSize:])
 	s := &a.slabs[i]
+	a.places -= placesIn(s.free)
 	s.free |= unitMask(at+keep, units-keep)
+	a.places += placesIn(s.free)
 	a.restackLocked(i, s)
 	a.blocks -= int64(units-keep) * UnitSize
 	a.publishLocked()

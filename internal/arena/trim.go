@@ -17,10 +17,10 @@ func (a *Arena) Trim() int64 {
 			return n
 		}
 		a.mem.release(i)
-		n += MaxBlock
+		n += slabSize
 		a.mu.Lock()
 		a.trimmed = append(a.trimmed, i)
-		a.whole++
+		a.places += 2
 		a.mu.Unlock()
 	}
 }
@@ -29,7 +29,7 @@ func (a *Arena) Trim() int64 {
 func (a *Arena) Touched() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return max(int64(a.fresh)*MaxBlock, a.mem.touchedAhead()) - int64(len(a.trimmed))*MaxBlock
+	return max(int64(a.fresh)*slabSize, a.mem.touchedAhead()) - int64(len(a.trimmed))*slabSize
 }
 
 // takeWhole removes a touched slab without a block from its stack. The reserve is
@@ -38,12 +38,12 @@ func (a *Arena) takeWhole() (int32, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i := a.heads[slabUnits] - 1
-	if i < 0 || a.whole <= a.keep || a.closed {
+	if i < 0 || a.places-2 < a.keep || a.closed {
 		return 0, false
 	}
 	s := &a.slabs[i]
 	s.free = 0
 	a.restackLocked(i, s)
-	a.whole--
+	a.places -= 2
 	return i, true
 }
