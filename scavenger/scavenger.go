@@ -33,6 +33,7 @@ type Scavenger struct {
 	setFlag  atomic.Pointer[func(bool)]
 	track    atomic.Pointer[func(base.TxnID, base.LSN, uint64)]
 	stretch  atomic.Pointer[func(base.TxnID) []base.Epoch]
+	unburden atomic.Pointer[func(bool) bool]
 
 	mu      sync.Mutex // guards the fields below
 	waiters []*waiter  // first come, first served (M7)
@@ -79,8 +80,13 @@ func New(c Config) *Scavenger {
 
 // Start begins the scavenger's goroutines. setFlag raises and lowers the flag of
 // every active transaction, track notes log segments of what is chilled,
-// stretches returns the live savepoints of a transaction.
-func (s *Scavenger) Start(setFlag func(bool), track func(base.TxnID, base.LSN, uint64), stretches func(base.TxnID) []base.Epoch) {
+// stretches returns the live savepoints of a transaction, unburden takes what
+// transactions keep in charged buffers, with true all of it, and reports
+// whether there was any.
+func (s *Scavenger) Start(setFlag func(bool), track func(base.TxnID, base.LSN, uint64),
+	stretches func(base.TxnID) []base.Epoch, unburden func(all bool) bool,
+) {
+	s.unburden.Store(&unburden)
 	s.setFlag.Store(&setFlag)
 	s.track.Store(&track)
 	s.stretch.Store(&stretches)
@@ -155,6 +161,16 @@ func (s *Scavenger) waiting() bool {
 	return len(s.waiters) > 0
 }
 
+// first returns the waiter whose turn is next, nil when nobody waits.
+func (s *Scavenger) first() *waiter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiters) == 0 {
+		return nil
+	}
+	return s.waiters[0]
+}
+
 // episode is one spell of low memory, step by step (§4): load-based scavenge;
 // the flag; chill and backlog until reserved bytes pass the low-water mark.
 func (s *Scavenger) episode(ctx context.Context, h *hand) {
@@ -171,19 +187,24 @@ func (s *Scavenger) episode(ctx context.Context, h *hand) {
 			s.serve()
 			return
 		}
+		first := s.first()
 		moved, err := h.sweep(ctx, idle)
 		if err != nil {
 			return
+		}
+		if idle > 0 && (s.Arena.Reserved() > s.low || s.waiting()) {
+			moved = (*s.unburden.Load())(idle > 1) || moved
 		}
 		if moved {
 			s.moved.Add(1)
 		}
 		s.serve()
-		if moved {
+		if moved && (first == nil || first != s.first()) {
 			idle = 0
 			continue
 		}
-		if idle++; idle > 2 {
+		// Nothing moved, or not what the first in line needs: less patience.
+		if idle++; idle > 2 && !moved {
 			// Nothing moves: what is left is pinned or on its way. Let it go by.
 			select {
 			case <-ctx.Done():

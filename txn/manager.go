@@ -44,10 +44,11 @@ type Config struct {
 // Manager runs the transactions of one store.
 type Manager struct {
 	Config
-	snaps  *Snapshots
-	commit committer
-	waits  *waits
-	seq    atomic.Uint64
+	snaps    *Snapshots
+	commit   committer
+	waits    *waits
+	seq      atomic.Uint64
+	buffered atomic.Int64 // bytes charged for what small transactions keep
 
 	mu      sync.Mutex // guards the fields below
 	active  map[*Tx]struct{}
@@ -133,6 +134,41 @@ func (m *Manager) SetLowMemory(low bool) {
 	for tx := range m.active {
 		tx.low.Store(low)
 	}
+}
+
+// Unburden takes from small transactions what they keep in charged buffers, of
+// those that are idle or wait included (M6), and reports whether that freed
+// memory: their redo goes to the log, and with all the lists of what they wrote
+// go too, which makes them large. Whoever is in the middle of a statement is
+// passed over: a statement ends, or waits. It never blocks on a transaction.
+func (m *Manager) Unburden(all bool) bool {
+	if m.buffered.Load() == 0 {
+		return false
+	}
+	m.mu.Lock()
+	active := make([]*Tx, 0, len(m.active))
+	for tx := range m.active {
+		active = append(active, tx)
+	}
+	m.mu.Unlock()
+	freed := false
+	for _, tx := range active {
+		if tx.mu.TryLock() {
+			freed = tx.unburden(all) || freed
+			tx.mu.Unlock()
+		}
+	}
+	return freed
+}
+
+// unburden is Unburden for one transaction. An error is the log's, which has
+// poisoned the store. REQUIRES: tx.mu is held.
+func (tx *Tx) unburden(all bool) bool {
+	had := tx.charged
+	if had == 0 || tx.ended != nil || (!all && len(tx.redo) == 0) {
+		return false
+	}
+	return tx.shed(all) == nil && tx.charged < had
 }
 
 // Stretches returns the epochs that began the live savepoints of a transaction.
