@@ -45,3 +45,103 @@ func TestIdleTransactionsGiveUpBuffers(t *testing.T) {
 	})
 	mustClose(t, db)
 }
+
+// A leaf lists a frame or more of every live owner, and its descriptor must fit
+// into record memory to become present. So a list that takes more than an eighth
+// of it is made shorter in the leaf map: cut between records, since a record has
+// one live owner at most (M3).
+func TestLongListIsCutInTheMap(t *testing.T) {
+	o := tinyOptions()
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	const owners = 900
+	var txs []*Tx
+	key := func(w, i int) string { return fmt.Sprintf("k%d/%04d", i, w*7919%owners) }
+	for w := range owners {
+		tx := mustBegin(t, db, TxOptions{})
+		txs = append(txs, tx)
+		for i := range 3 { // each owner's rows lie far apart
+			put(t, tx, tb, key(w, i), fmt.Sprint(w, " ", i))
+		}
+		if w%100 == 0 {
+			sp, err := tx.Savepoint()
+			check(t, err)
+			put(t, tx, tb, key(w, 1), "later undone")
+			backlogAll(t, db)
+			check(t, tx.RollbackTo(sp))
+		}
+		if w%50 == 0 {
+			evictAll(t, db)
+		}
+	}
+	evictAll(t, db)
+	for w, tx := range txs {
+		put(t, tx, tb, key(w, 2), fmt.Sprint(w, " again"))
+		gets(t, tx, tb, key(w, 0), fmt.Sprint(w, " 0"))
+		gets(t, tx, tb, key(w, 1), fmt.Sprint(w, " 1"))
+		checkCap(t, db)
+	}
+	// No page was ever full: it is their lists that the leaves were cut for.
+	if m := db.Metrics(); m.LeafSplits != 0 || m.Leaves < 4 {
+		t.Fatalf("the list was not cut:\n%s", m)
+	}
+	evictAll(t, db)
+	for w, tx := range txs {
+		if w%4 == 0 {
+			rollback(t, tx)
+		} else {
+			commit(t, tx)
+		}
+	}
+	look := func() {
+		inView(t, db, func(tx *Tx) {
+			if n, want := len(all(t, tx, tb)), owners/4*3*3; n != want {
+				t.Fatalf("%d rows, want %d", n, want)
+			}
+			for w := 1; w < owners; w += 111 {
+				want := fmt.Sprint(w, " again")
+				if w%4 == 0 {
+					want = ""
+				}
+				gets(t, tx, tb, key(w, 2), want)
+			}
+		})
+	}
+	look()
+	db = reopen(t, db, o)
+	if tb, _ = db.Table("t"); tb == nil {
+		t.Fatal("the table is gone")
+	}
+	look()
+	mustClose(t, db)
+}
+
+// A large value reserves buffers. When its leaf was full besides, and had to be
+// backlogged first, that reserved more of them and waited for itself.
+func TestLargeValueInFullLeafDoesNotWaitForItself(t *testing.T) {
+	db := mustOpen(t, tinyOptions())
+	tb := mustTable(t, db, "t")
+	limit, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	tx, err := db.Begin(limit, TxOptions{})
+	check(t, err)
+	n := 0
+	small := func() {
+		n++
+		check(t, tx.Put(tb, fmt.Appendf(nil, "k%05d", n*7919%10000), value(n, 10)))
+	}
+	large := value(1, 450<<10)
+	for i := range 40 {
+		for range 500 + i { // the leaf is full at some time
+			small()
+		}
+		check(t, tx.Put(tb, fmt.Appendf(nil, "k%05d/%04000d", i*251, i), large))
+	}
+	commit(t, tx)
+	inView(t, db, func(tx *Tx) {
+		if rows := len(all(t, tx, tb)); rows < 10000+40 {
+			t.Fatalf("%d rows", rows)
+		}
+	})
+	mustClose(t, db)
+}

@@ -7,7 +7,6 @@ import (
 	"sort"
 
 	"github.com/sakerdb/saker/internal/base"
-	"github.com/sakerdb/saker/tablespace"
 	"github.com/sakerdb/saker/versionchain"
 )
 
@@ -18,10 +17,21 @@ type merged struct {
 	fr    versionchain.Frame
 }
 
+// group is the frames of one live owner, or all committed ones, in a merge.
+type group struct {
+	owner     *versionchain.Outcome // nil: committed
+	pick      []int                 // indices in the list
+	ins       []merged
+	stretches []base.Epoch // that began with the owner's live savepoints
+	rows      []versionchain.Row
+	pieces    [][]versionchain.Row
+	held      bool
+}
+
 // Merge replaces frames of the leaf at key by fewer: the committed ones by
-// images, each a leaf of its own if nothing else is in the leaf, or those of one
-// live owner by frames that do not overlap (P8). It reads outside the lock and
-// replaces exactly the frames it read; what was listed later stays.
+// images, each a leaf of its own if nothing else is in the leaf, and those of
+// each live owner by frames that do not overlap (P8). It reads outside the lock
+// and replaces exactly the frames it read; what was listed later stays.
 //
 // While a transaction fills the leaf it is not cut, so that the next fill finds
 // few leaves with many rows each, and not a row or two in each of many; only a
@@ -30,7 +40,7 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	l := t.find(key)
 	for tries := 0; l == nil; tries++ {
 		// The leaf went back to the gap meanwhile: it needs the merge all the same.
-		if err := t.install(key); err != nil || tries > 8 {
+		if err := t.installShort(key); err != nil || tries > 8 {
 			return err
 		}
 		l = t.find(key)
@@ -41,42 +51,79 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	if err := c.emptyForCut(ctx, l); err != nil {
 		return err
 	}
-	m, err := c.readForMerge(l, key)
+	m, err := c.readForMerge(l, key, live)
 	if err != nil || m == nil {
 		return err
 	}
 	// Whoever begins now reads at this clock or later, so the horizon may be
 	// taken before the lock: it only grows safer.
-	rules := mergeRules{complete: m.owner == nil && len(m.pick) == len(m.list.frames), replayed: c.Checkpoint()}
-	var stretches []base.Epoch
-	size := targetFrame
-	if m.owner != nil {
-		stretches, size = live(m.owner.ID), mergedFrame
+	pieces := 0
+	m.mergeRows(c.horizon(), c.Checkpoint())
+	for i := range m.groups {
+		g := &m.groups[i]
+		size := targetFrame
+		if g.owner != nil {
+			size = mergedFrame
+		}
+		g.pieces = cut(g.rows, size)
+		pieces += len(g.pieces)
 	}
-	rows := mergeRows(m.ins, m.owner, m.low, m.high, c.horizon(), stretches, rules)
-	pieces := cut(rows, size)
 	w := c.getWorker()
 	defer c.putWorker(w)
-	if err := c.reserve(ctx, w, m.total+len(pieces)*(24<<10), 2); err != nil {
+	if err := c.reserve(ctx, w, m.total+pieces*(24<<10), 2); err != nil {
 		return err
 	}
 	defer c.unreserve(w)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.dead || !bytes.Equal(l.low, m.low) || !bytes.Equal(l.high, m.high) || !l.lists(m.list, m.pick) {
+	if l.dead || !bytes.Equal(l.low, m.low) || !bytes.Equal(l.high, m.high) || !l.lists(m) {
 		return nil // changed meanwhile; it will be asked for again
 	}
-	if m.owner != nil {
-		if !m.owner.Hold() {
-			return nil
-		}
-		defer m.owner.Unhold()
+	m.hold()
+	defer m.unhold()
+	if len(m.groups) == 0 {
+		return nil
 	}
 	c.Stats.Merges.Add(1)
-	if err := l.replace(c, w, m, pieces); err != nil {
+	if err := l.replace(c, w, m); err != nil {
+		if IsNoMemory(err) {
+			return nil // another time
+		}
 		return err
 	}
 	return l.splitIfVast(c, w)
+}
+
+// mergeRows computes the rows that stay of each group.
+func (m *merging) mergeRows(h versionchain.Horizon, replayed base.CommitTS) {
+	for i := range m.groups {
+		g := &m.groups[i]
+		rules := mergeRules{complete: g.owner == nil && len(g.pick) == len(m.list.frames), replayed: replayed}
+		g.rows = mergeRows(g.ins, g.owner, m.low, m.high, h, g.stretches, rules)
+	}
+}
+
+// hold keeps the owners active until unhold; groups of those that are not any
+// more leave the merge. REQUIRES: a lock that lasts no longer than this.
+func (m *merging) hold() {
+	kept := m.groups[:0]
+	for _, g := range m.groups {
+		if g.owner != nil {
+			if g.held = g.owner.Hold(); !g.held {
+				continue
+			}
+		}
+		kept = append(kept, g)
+	}
+	m.groups = kept
+}
+
+func (m *merging) unhold() {
+	for i := range m.groups {
+		if m.groups[i].held {
+			m.groups[i].owner.Unhold()
+		}
+	}
 }
 
 // Sizes of merges, in bytes.
@@ -91,15 +138,13 @@ const (
 type merging struct {
 	list      *frameList
 	low, high []byte
-	pick      []int // indices in list
-	owner     *versionchain.Outcome
-	ins       []merged
+	groups    []group
 	total     int // bytes read
 }
 
 // readForMerge chooses frames of the leaf and reads them; nil when there is
 // nothing to merge.
-func (c *Cache) readForMerge(l *Leaf, key []byte) (*merging, error) {
+func (c *Cache) readForMerge(l *Leaf, key []byte, live func(base.TxnID) []base.Epoch) (*merging, error) {
 	m := &merging{}
 	l.mu.RLock()
 	m.list, m.low, m.high = l.list, l.low, l.high
@@ -113,34 +158,58 @@ func (c *Cache) readForMerge(l *Leaf, key []byte) (*merging, error) {
 	if !ok {
 		return nil, nil
 	}
-	m.pick, m.owner = choose(m.list)
-	m.pick = m.list.limit(m.pick)
-	if len(m.pick) < 2 {
+	return c.readGroups(m, false, live)
+}
+
+// readGroups chooses what to merge of m.list and reads it; nil when that is
+// nothing; with all, everything that can be rewritten. REQUIRES: the runs are
+// held.
+func (c *Cache) readGroups(m *merging, all bool, live func(base.TxnID) []base.Epoch) (*merging, error) {
+	m.groups = m.list.limit(choose(m.list, all))
+	for i := range m.groups {
+		g := &m.groups[i]
+		if g.owner != nil {
+			g.stretches = live(g.owner.ID)
+		}
+		var n int
+		var err error
+		if g.ins, n, err = c.readAll(m.list, g.pick); err != nil {
+			return nil, err
+		}
+		m.total += n
+	}
+	if len(m.groups) == 0 {
 		return nil, nil
 	}
-	var err error
-	m.ins, m.total, err = c.readAll(m.list, m.pick)
-	return m, err
+	return m, nil
 }
 
 // maxMerge is how many bytes of frames one merge takes; what is left waits for the
 // next one. Any part of a list may be merged, since order lies in the rows.
 const maxMerge = 2 << 20
 
-// limit returns the picked frames that one merge takes, those that no merge has
-// made first, in the order of the list.
-func (fl *frameList) limit(pick []int) []int {
+// limit cuts the groups down to the frames that one merge takes, in each those
+// first that no merge has made, in the order of the list.
+func (fl *frameList) limit(groups []group) []group {
 	total := 0
-	var out []int
-	for _, merged := range []bool{false, true} {
-		for _, i := range pick {
-			if f := &fl.frames[i]; f.Merged == merged && (total < maxMerge || len(out) < 2) {
-				total += int(f.Len)
-				out = append(out, i)
+	var out []group
+	for _, g := range groups {
+		if total >= maxMerge {
+			break
+		}
+		var take []int
+		for _, merged := range []bool{false, true} {
+			for _, i := range g.pick {
+				if f := &fl.frames[i]; f.Merged == merged && (total < maxMerge || len(take) < 2) {
+					total += int(f.Len)
+					take = append(take, i)
+				}
 			}
 		}
+		slices.Sort(take)
+		g.pick = take
+		out = append(out, g)
 	}
-	slices.Sort(out)
 	return out
 }
 
@@ -244,7 +313,7 @@ func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf) error {
 	l.putEntry(e, l.low, l.high, nl)
 	w.end(e)
 	l.setList(nl, c)
-	l.recharge(c)
+	l.settleCharge(c) // it became shorter
 	return nil
 }
 
@@ -272,23 +341,30 @@ func (c *Cache) emptyForCut(ctx context.Context, l *Leaf) error {
 	return err
 }
 
-// lists reports whether the leaf still lists the picked frames of an older list.
-func (l *Leaf) lists(old *frameList, pick []int) bool {
+// lists reports whether the leaf still lists all frames that the merge read.
+func (l *Leaf) lists(m *merging) bool {
 	if l.list == nil {
 		return false
 	}
-	for _, i := range pick {
-		if l.list.index(old.frames[i].Addr) < 0 {
-			return false
+	if l.list == m.list {
+		return true
+	}
+	for i := range m.groups {
+		for _, k := range m.groups[i].pick {
+			if l.list.index(m.list.frames[k].Addr) < 0 {
+				return false
+			}
 		}
 	}
 	return true
 }
 
-// choose picks what to merge: all committed frames if there are several, else
-// the frames of the live owner who has most.
-func choose(list *frameList) (pick []int, owner *versionchain.Outcome) {
-	count := map[*versionchain.Outcome][]int{}
+// choose picks what to merge: all committed frames, and those of each live owner,
+// if there are several and a merge has not made all of them already; or with every,
+// all that can be rewritten.
+func choose(list *frameList, every bool) []group {
+	at := map[*versionchain.Outcome]int{}
+	var all []group
 	for i := range list.frames {
 		o := list.frames[i].out
 		if o != nil {
@@ -303,18 +379,30 @@ func choose(list *frameList) (pick []int, owner *versionchain.Outcome) {
 		if list.frames[i].Large {
 			continue // stays a frame of its own
 		}
-		count[o] = append(count[o], i)
-	}
-	pick = count[nil]
-	if len(pick) >= 2 {
-		return pick, nil
-	}
-	for o, is := range count {
-		if len(is) > len(pick) {
-			pick, owner = is, o
+		k, ok := at[o]
+		if !ok {
+			k = len(all)
+			at[o] = k
+			all = append(all, group{owner: o})
 		}
+		all[k].pick = append(all[k].pick, i)
 	}
-	return pick, owner
+	whole := len(all) == 1 && all[0].owner == nil // perhaps it can be cut now
+	all = slices.DeleteFunc(all, func(g group) bool {
+		return !every && (len(g.pick) < 2 ||
+			!whole && !slices.ContainsFunc(g.pick, func(i int) bool { return !list.frames[i].Merged }))
+	})
+	// The committed ones first: those of owners may become some before long.
+	slices.SortStableFunc(all, func(a, b group) int {
+		if (a.owner == nil) != (b.owner == nil) {
+			if a.owner == nil {
+				return -1
+			}
+			return 1
+		}
+		return len(b.pick) - len(a.pick)
+	})
+	return all
 }
 
 func (c *Cache) readAll(list *frameList, pick []int) (ins []merged, total int, err error) {
@@ -470,92 +558,4 @@ func cut(rows []versionchain.Row, size int) [][]versionchain.Row {
 		pieces = append(pieces, rows[from:])
 	}
 	return pieces
-}
-
-// replace lists the merged frames instead of those picked, and keeps what was
-// listed later (P8). If they are committed and nothing else is in the leaf, it is
-// cut into one leaf per piece, of which it keeps the first; the others go
-// straight into the gap.
-func (l *Leaf) replace(c *Cache, w *worker, m *merging, pieces [][]versionchain.Row) error {
-	e := c.space.BeginEdit()
-	l.list.dropGone(e)
-	if m.owner == nil {
-		e.NeedSync()
-	}
-	picked := make(map[tablespace.Addr]bool, len(m.pick))
-	for _, i := range m.pick {
-		picked[m.list.frames[i].Addr] = true
-		e.Refs(m.list.frames[i].Run, -1)
-	}
-	var kept []frame
-	for i := range l.list.frames {
-		if !picked[l.list.frames[i].Addr] {
-			kept = append(kept, l.list.frames[i])
-		}
-	}
-	image := m.owner == nil && len(kept) == 0 && onePerRecord(pieces)
-	spread := m.owner == nil && len(kept) == 0 && l.page.Len() == 0
-	or := &ownerRows{out: m.owner}
-	low, high := l.low, l.high
-	var first []frame
-	var firstHigh []byte
-	for p, rows := range pieces {
-		if spread {
-			if high = l.high; p+1 < len(pieces) {
-				high = bytes.Clone(pieces[p+1][0].Key)
-			}
-		}
-		f, err := c.seal(w, e, l.table, or, rows, low, high, image && spread)
-		if err != nil {
-			w.end(e)
-			return err
-		}
-		f.Merged = true
-		switch {
-		case !spread || p == 0:
-			first, firstHigh = append(first, f), high
-		default:
-			l.putEntry(e, low, high, newList(e.Seq(), []frame{f}))
-		}
-		if spread {
-			low = high
-		}
-	}
-	if len(pieces) == 0 || !spread {
-		firstHigh = l.high
-	}
-	nl := newList(e.Seq(), append(kept, first...))
-	if len(nl.frames) == 0 {
-		e.Delete(l.table.ID, l.low)
-		nl = nil
-	} else {
-		l.putEntry(e, l.low, firstHigh, nl)
-	}
-	w.end(e)
-	if m.owner != nil {
-		m.owner.Depart()
-	}
-	l.mapped = nl != nil
-	if !bytes.Equal(firstHigh, l.high) {
-		t := l.table
-		t.mu.Lock()
-		t.sealed.Add(1)
-		t.moved.Add(1)
-		l.setFences(l.low, firstHigh)
-		t.mu.Unlock()
-	}
-	l.setList(nl, c)
-	l.recharge(c)
-	return nil
-}
-
-func onePerRecord(pieces [][]versionchain.Row) bool {
-	for _, rows := range pieces {
-		for i := 1; i < len(rows); i++ {
-			if bytes.Equal(rows[i].Key, rows[i-1].Key) {
-				return false
-			}
-		}
-	}
-	return true
 }

@@ -3,6 +3,7 @@ package recordcache
 import (
 	"bytes"
 	"context"
+	"runtime"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/versionchain"
@@ -134,12 +135,26 @@ func (c *Cache) BacklogOwner(ctx context.Context, o *versionchain.Outcome) (err 
 			if !has {
 				return true
 			}
-			if _, err = c.Relieve(ctx, l, &rq); err != nil {
+			rep, e := c.Relieve(ctx, l, &rq)
+			if err = e; err == nil && rep.Unpaid > 0 {
+				err = c.evacuate(ctx, l)
+			}
+			if err != nil {
 				return false
 			}
 			again = again || l.holds(o.ID)
 			return true
 		})
+	}
+	return err
+}
+
+// evacuate moves all that it can out of a leaf where a frame more cannot be paid
+// for: as a whole it can always leave, but for rows of commits under way.
+func (c *Cache) evacuate(ctx context.Context, l *Leaf) error {
+	rep, err := c.Relieve(ctx, l, &Request{Action: BacklogAll, Horizon: c.horizon(), Patient: true})
+	if err == nil && rep.Unpaid > 0 {
+		runtime.Gosched() // to the commit that is under way
 	}
 	return err
 }
@@ -205,6 +220,9 @@ func (c *Cache) CheckpointLeaves(ctx context.Context, horizon func() versionchai
 			var rep Report
 			rep, err = c.Relieve(ctx, l, &rq)
 			again = rep.Missed > 0
+			if err == nil && rep.Unpaid > 0 {
+				err, again = c.evacuate(ctx, l), true
+			}
 		}
 		return err == nil
 	})
@@ -256,7 +274,7 @@ func (c *Cache) toSweep(t *Table, at, high []byte) (next []byte, more bool, err 
 		}
 		at = low
 	}
-	return at, true, t.install(at)
+	return at, true, t.installShort(at)
 }
 
 // dropAborted rewrites the leaf's map entry without frames of aborted owners.
@@ -285,7 +303,7 @@ func (l *Leaf) dropAborted(c *Cache, w *worker) {
 	}
 	w.end(e)
 	l.setList(nl, c)
-	l.recharge(c)
+	l.settleCharge(c) // it became shorter
 }
 
 func (l *Leaf) listsAborted() bool {

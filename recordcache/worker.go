@@ -111,16 +111,21 @@ func (c *Cache) putWorker(w *worker) {
 }
 
 func (w *worker) reset() {
+	w.forgetOwners()
+	clear(w.thawed)
+	w.thawed = w.thawed[:0]
+	clear(w.added)
+	w.added = w.added[:0]
+}
+
+// forgetOwners drops what was collected or counted.
+func (w *worker) forgetOwners() {
 	for i := range w.owners {
 		clear(w.owners[i].rows)
 		w.owners[i].rows = w.owners[i].rows[:0]
 		w.owners[i].out, w.owners[i].n, w.owners[i].held = nil, 0, false
 	}
 	w.owners = w.owners[:0]
-	clear(w.thawed)
-	w.thawed = w.thawed[:0]
-	clear(w.added)
-	w.added = w.added[:0]
 }
 
 // of returns the collection for the owner.
@@ -182,7 +187,7 @@ func (c *Cache) seal(w *worker, e *tablespace.EditTx, t *Table, or *ownerRows, r
 		Leave:  m.Leave,
 		Rows:   uint32(len(rows)),
 		Image:  image,
-		Large:  len(rows) == 1 && len(rows[0].Value) > base.LargeValueSize,
+		Large:  isLarge(rows),
 		Filter: append([]byte(nil), fr.Filter()...),
 	}
 	if first, last := rows[0].Key, rows[len(rows)-1].Key; f.Large || len(first)+len(last) <= maxBounds {
@@ -192,6 +197,11 @@ func (c *Cache) seal(w *worker, e *tablespace.EditTx, t *Table, or *ownerRows, r
 	w.room.buf -= len(w.frame)
 	e.Refs(run.ID(), 1)
 	return f, nil
+}
+
+// isLarge reports whether the rows are one large value, alone.
+func isLarge(rows []versionchain.Row) bool {
+	return len(rows) == 1 && len(rows[0].Value) > base.LargeValueSize
 }
 
 // hold keeps o active until unhold; false when it no longer is.

@@ -30,6 +30,7 @@ type Scavenger struct {
 	flag     atomic.Bool
 	episodes atomic.Uint64
 	moved    atomic.Uint64 // steps that freed memory
+	still    atomic.Uint64 // rounds without patience that freed none
 	setFlag  atomic.Pointer[func(bool)]
 	track    atomic.Pointer[func(base.TxnID, base.LSN, uint64)]
 	stretch  atomic.Pointer[func(base.TxnID) []base.Epoch]
@@ -65,8 +66,11 @@ const (
 	lowWater  = 76
 	// maxMerges is how many merge requests are kept; more are asked for again.
 	maxMerges = 4096
-	// waitLimit is how long a transaction waits while nothing can be moved.
-	waitLimit = 10 * time.Second
+	// waitLimit is how long a transaction waits while nothing can be moved, and
+	// stillRounds how many rounds must have shown that: a machine may be so slow
+	// that one of them takes longer.
+	waitLimit   = 10 * time.Second
+	stillRounds = 3
 )
 
 // New returns a scavenger at rest; Start sets it going.
@@ -90,6 +94,7 @@ func (s *Scavenger) Start(setFlag func(bool), track func(base.TxnID, base.LSN, u
 	s.setFlag.Store(&setFlag)
 	s.track.Store(&track)
 	s.stretch.Store(&stretches)
+	s.Cache.OnStretches(stretches)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.done.Add(2)
@@ -193,10 +198,10 @@ func (s *Scavenger) episode(ctx context.Context, h *hand) {
 			return
 		}
 		if idle > 0 && (s.Arena.Reserved() > s.low || s.waiting()) {
-			moved = (*s.unburden.Load())(idle > 1) || moved
-		}
-		if moved {
-			s.moved.Add(1)
+			if (*s.unburden.Load())(idle > 1) {
+				moved = true
+				s.moved.Add(1)
+			}
 		}
 		s.serve()
 		if moved && (first == nil || first != s.first()) {
@@ -204,7 +209,8 @@ func (s *Scavenger) episode(ctx context.Context, h *hand) {
 			continue
 		}
 		// Nothing moved, or not what the first in line needs: less patience.
-		if idle++; idle > 2 && !moved {
+		if idle++; idle > 3 && !moved {
+			s.still.Add(1)
 			// Nothing moves: what is left is pinned or on its way. Let it go by.
 			select {
 			case <-ctx.Done():
@@ -306,7 +312,7 @@ func (s *Scavenger) Wait(ctx context.Context, need int) error {
 	poke(s.kick)
 	limit := time.NewTimer(waitLimit)
 	defer limit.Stop()
-	moved := s.moved.Load()
+	moved, still := s.moved.Load(), s.still.Load()
 	for {
 		select {
 		case <-w.ok:
@@ -318,8 +324,8 @@ func (s *Scavenger) Wait(ctx context.Context, need int) error {
 			s.forget(w)
 			return base.ErrClosed
 		case <-limit.C:
-			if now := s.moved.Load(); now != moved {
-				moved = now
+			if now := s.moved.Load(); now != moved || s.still.Load()-still < stillRounds {
+				moved, still = now, s.still.Load()
 				limit.Reset(waitLimit)
 				continue
 			}

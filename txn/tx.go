@@ -81,7 +81,7 @@ type Tx struct {
 	// another transaction: Close takes it to end the transaction, the scavenger to
 	// take the buffers of one that is idle or waits (M6).
 	mu    sync.Mutex
-	ended error      // ErrTxDone or ErrClosed once it has ended
+	ended error // ErrTxDone or ErrClosed once it has ended
 	snap  *snapshot
 	out   *versionchain.Outcome // nil before the first write
 	w     recordcache.Writer
