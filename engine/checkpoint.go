@@ -33,7 +33,7 @@ func (c *checkpointer) start(db *DB) {
 					_ = db.log.Sync(db.log.End())
 				}
 			}
-			due := db.log.SinceCheckpoint() > db.o.LogLimit/2 || db.m.Retired() > maxRetired
+			due := db.m.Owed() > db.o.LogLimit/2 || db.m.Retired() > maxRetired
 			if due && db.failed() == nil {
 				_ = c.run(context.Background(), db)
 			}

@@ -145,3 +145,31 @@ func TestLargeValueInFullLeafDoesNotWaitForItself(t *testing.T) {
 	})
 	mustClose(t, db)
 }
+
+// What live transactions log ahead of commit, no checkpoint can let go. It counted
+// against the limit of the log all the same: once it filled that, nobody could
+// begin to write until one of them committed, and each might wait for the other
+// (L9).
+func TestUncommittedLogDelaysNobody(t *testing.T) {
+	o := memOptions()
+	o.LogLimit = 1 << 20
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	tx := mustBegin(t, db, TxOptions{})
+	for i := 0; db.Metrics().LogBytesPending <= 2*o.LogLimit; i++ {
+		put(t, tx, tb, fmt.Sprintf("k%06d", i), string(value(i, 1000)))
+		if i%200 == 0 {
+			chillAll(t, db)
+		}
+	}
+	limit, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for i := range 3 {
+		other, err := db.Begin(limit, TxOptions{})
+		check(t, err)
+		check(t, other.Put(tb, fmt.Append(nil, "other", i), nil))
+		commit(t, other)
+	}
+	commit(t, tx)
+	mustClose(t, db)
+}

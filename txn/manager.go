@@ -221,14 +221,27 @@ func (m *Manager) Relaxed() {
 	m.mu.Unlock()
 }
 
+// Owed returns how many bytes of the log a checkpoint made now would let go: what
+// was appended since the last one, up to the newest published commit. What live
+// transactions have logged behind that does not count, since no checkpoint can
+// pass it: whoever waited for it might wait for a transaction that waits for them.
+func (m *Manager) Owed() int64 {
+	since := m.Log.SinceCheckpoint()
+	if since <= m.LogLimit/2 {
+		return since // too little to look closer
+	}
+	pos, _ := m.Published()
+	return since - m.Log.BytesSince(pos)
+}
+
 // admit delays a transaction's first write while the log is over its limit (L9).
 func (m *Manager) admit(ctx context.Context) error {
-	for m.Log.SinceCheckpoint() > m.LogLimit {
+	for m.Owed() > m.LogLimit {
 		m.mu.Lock()
 		ch := m.relaxed
 		m.mu.Unlock()
 		m.Behind()
-		if m.Log.SinceCheckpoint() <= m.LogLimit {
+		if m.Owed() <= m.LogLimit {
 			break
 		}
 		if err := m.Failure(); err != nil {
@@ -243,7 +256,7 @@ func (m *Manager) admit(ctx context.Context) error {
 		case <-time.After(time.Second): // the store may have failed meanwhile
 		}
 	}
-	if m.Log.SinceCheckpoint() > m.LogLimit/2 {
+	if m.Owed() > m.LogLimit/2 {
 		m.Behind()
 	}
 	return nil
