@@ -26,8 +26,7 @@ func (t *Table) await(key []byte) {
 	t.mu.Unlock()
 	if claimed {
 		t.cache.shortMu.Lock()
-		//lint:ignore SA2001 whoever held it has lifted the claim
-		t.cache.shortMu.Unlock()
+		defer t.cache.shortMu.Unlock() // whoever held it has lifted the claim
 	}
 }
 
