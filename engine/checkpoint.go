@@ -29,7 +29,7 @@ func (c *checkpointer) start(db *DB) {
 			case <-c.kick:
 			case <-tick.C:
 			}
-			due := db.log.SinceCheckpoint() > db.o.LogLimit/2 || db.m.Retired() > maxRetired
+			due := db.m.Owed() > db.o.LogLimit/2 || db.m.Retired() > maxRetired
 			if due && db.failed() == nil {
 				_ = c.run(context.Background(), db)
 			}

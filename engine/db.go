@@ -139,6 +139,9 @@ func (db *DB) start() error {
 			return m.Stretches(id)
 		}
 		return nil
+	}, func(all bool) bool {
+		m := m.Load()
+		return m != nil && m.Unburden(all)
 	})
 	last, pos, err := db.recover()
 	if err != nil {

@@ -23,6 +23,10 @@ type tablespaceEntry = tablespace.Entry
 // The caller waits for the scavenger and tries again (M3).
 var errNoMemory = errors.New("saker: record memory is full")
 
+// errLongList is errNoMemory for a leaf whose list is too long to become present:
+// it must be made shorter first.
+var errLongList = fmt.Errorf("%w: long list", errNoMemory)
+
 // needError is errNoMemory with the bytes that could not be had.
 type needError struct{ need int64 }
 
@@ -92,12 +96,14 @@ type Cache struct {
 	// AfterLookup, if not nil, is called between reading an entry of the leaf map
 	// and asking for the owners in it: tests force what may happen there.
 	AfterLookup func()
+	shortMu     sync.Mutex // held, over I/O, by whoever makes a list in the map shorter
 	Stats       Stats
 
 	mu       sync.RWMutex // guards tables and owners
 	tables   map[base.TableID]*Table
 	owners   map[base.TxnID]decided // with frames in the map
 	mergeReq func(*Table, []byte)   // asks for a merge of the leaf at a key
+	live     func(base.TxnID) []base.Epoch
 
 	workers sync.Pool
 }
@@ -132,6 +138,10 @@ func (c *Cache) Close() {
 // OnMerge sets the function that is asked to merge the leaf at a key; it must
 // not block. Call it before the first write.
 func (c *Cache) OnMerge(fn func(*Table, []byte)) { c.mergeReq = fn }
+
+// OnStretches sets the function that returns the epochs which began the live
+// savepoints of a transaction. Call it before the first write.
+func (c *Cache) OnStretches(fn func(base.TxnID) []base.Epoch) { c.live = fn }
 
 // AddTable makes a table known; it opens as one gap.
 func (c *Cache) AddTable(id base.TableID, name string) *Table {

@@ -74,7 +74,7 @@ func (c *Cache) collectOnce(ctx context.Context, l *Leaf, key []byte, victims ma
 	w := c.getWorker()
 	defer c.putWorker(w)
 	m, err := c.readForCollect(w, l, key, victims)
-	if err != nil || len(m.pick) == 0 {
+	if err != nil || len(m.groups) == 0 {
 		if m != nil {
 			high = m.high
 		}
@@ -86,29 +86,30 @@ func (c *Cache) collectOnce(ctx context.Context, l *Leaf, key []byte, victims ma
 // collectFrames replaces what m picked of the leaf, if the leaf still lists it.
 func (c *Cache) collectFrames(ctx context.Context, w *worker, l *Leaf, m *merging) error {
 	h := c.horizon()
+	g := &m.groups[0]
 	rules := mergeRules{replayed: c.Checkpoint()}
-	rows := mergeRows(w, m, h, nil, rules)
-	m.pick = append(m.pick, m.deadLarge(rows, h)...)
-	if len(m.pick) == len(m.list.frames) {
+	rows := mergeRows(w, m, g, h, rules)
+	g.pick = append(g.pick, m.deadLarge(g, rows, h)...)
+	if len(g.pick) == len(m.list.frames) {
 		rules.complete = true
-		rows = mergeRows(w, m, h, nil, rules)
+		rows = mergeRows(w, m, g, h, rules)
 	}
 	size := targetFrame
-	if l.resident() || len(m.pick) < len(m.list.frames) {
+	if l.resident() || len(g.pick) < len(m.list.frames) {
 		size = mergedFrame // it is not going to be cut into leaves
 	}
-	pieces := cut(rows, evenly(rows, size))
-	if err := c.reserve(ctx, w, m.total+len(pieces)*(24<<10), 1); err != nil {
+	g.rows, g.pieces = rows, cut(rows, evenly(rows, size))
+	if err := c.reserve(ctx, w, m.total+len(g.pieces)*(24<<10), 1); err != nil {
 		return err
 	}
 	defer c.unreserve(w)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.dead || !bytes.Equal(l.low, m.low) || !bytes.Equal(l.high, m.high) || !l.lists(m.list, m.pick) {
+	if l.dead || !bytes.Equal(l.low, m.low) || !bytes.Equal(l.high, m.high) || !l.lists(m) {
 		return nil // changed meanwhile
 	}
 	c.Stats.CollectedBytes.Add(uint64(m.total))
-	return l.replace(c, w, m, pieces)
+	return l.replace(c, w, m)
 }
 
 // errMoved is returned for a leaf that does not cover the key any more.
@@ -134,11 +135,16 @@ func (c *Cache) readForCollect(w *worker, l *Leaf, key []byte, victims map[base.
 		return m, nil
 	}
 	small, large := m.list.pickVictims(victims)
-	if m.pick = small; small == nil {
-		m.pick = large
+	g := group{pick: small}
+	if small == nil {
+		g.pick = large
+	}
+	if len(g.pick) == 0 {
+		return m, nil
 	}
 	var err error
-	m.ins, m.total, err = c.readAll(w, m.list, m.pick)
+	g.ins, m.total, err = c.readAll(w, m.list, g.pick)
+	m.groups = []group{g}
 	return m, err
 }
 
@@ -184,11 +190,11 @@ func (fl *frameList) pickVictims(victims map[base.RunID]bool) (small, large []in
 
 // deadLarge returns the large values of the list that rows hide from every
 // reader: whatever is in rows is newer than memory has it, or as new.
-func (m *merging) deadLarge(rows []versionchain.Row, h versionchain.Horizon) (dead []int) {
+func (m *merging) deadLarge(g *group, rows []versionchain.Row, h versionchain.Horizon) (dead []int) {
 	for i := range m.list.frames {
 		f := &m.list.frames[i]
 		ts, ok := f.committedTS()
-		if !ok || !f.Large || f.First == nil || m.picks(i) {
+		if !ok || !f.Large || f.First == nil || slices.Contains(g.pick, i) {
 			continue
 		}
 		if newer, ok := nextNewer(rows, f.First, ts); ok && !h.Needs(ts, newer) {
@@ -196,10 +202,6 @@ func (m *merging) deadLarge(rows []versionchain.Row, h versionchain.Horizon) (de
 		}
 	}
 	return dead
-}
-
-func (m *merging) picks(i int) bool {
-	return slices.Contains(m.pick, i)
 }
 
 // nextNewer returns the least timestamp above ts that rows have of key, locks

@@ -32,17 +32,19 @@
 //     read. Of a live owner it keeps one version per stretch.
 //   - S3: a frame decides a conflict unread only if it is published and not newer
 //     than the snapshot, or cannot hold the key. Otherwise it is read, and the
-//     proof holds for this list object only.
+//     proof holds for the list of this number only.
 //   - L10: fences, list and map entry change together; list entries of a run are
 //     counted up and down in the same edit.
 //   - M1: pages and copies are blocks of the arena, descriptors and lists are
-//     charged, twice, for the collector's headroom.
-//   - M2: relieving a leaf needs no record memory: it compacts in place.
+//     charged, twice, for the collector's headroom, before a list grows.
+//   - M2: relieving a leaf needs no record memory: it compacts in place, and the
+//     page pays for the frames, or the leaf goes back to the gap with its list.
+//   - M3: nobody starves; charge.go has the argument.
 //   - M8: without record memory reads go through the leaf map.
 //
 // Concurrency: everything may be called from any goroutine; a Writer, Scratch or
 // Iter belongs to one at a time. At most one leaf lock is held at a time; before
-// it nothing else of this package, under it in order: Table.mu, the edit queue,
+// it nothing else of this package, Cache.shortMu apart, under it in order: Table.mu, the edit queue,
 // the ring, the arena. Room in buffers and queues is reserved before it (M7).
 //
 // Not promised: that a write finds memory (IsNoMemory: wait and call again); that

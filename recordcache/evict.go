@@ -3,6 +3,7 @@ package recordcache
 import (
 	"bytes"
 	"context"
+	"math"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/tablespace"
@@ -40,6 +41,9 @@ type Request struct {
 	// edge, if not nil, is the key that comes next in a leaf filled in key
 	// order: the leaf is sealed and moves right.
 	edge []byte
+	// Patient: chilled data is read back however much there is, so that the leaf
+	// can be evacuated whole.
+	Patient bool
 }
 
 // Report says what one step did.
@@ -52,6 +56,7 @@ type Report struct {
 	collapse bool  // the leaf is to go back to the gap
 
 	Missed int // chains left because they were chilled a moment ago: try again
+	Unpaid int // rows left because there is no room for what their frames cost
 }
 
 // Relieve is the scavenger's step on one leaf (FetchForBacklog of the seed). It
@@ -68,7 +73,7 @@ func (c *Cache) Relieve(ctx context.Context, l *Leaf, rq *Request) (rep Report, 
 		if idle {
 			return rep, nil
 		}
-		thawed, err := c.thawLeaf(l, w, rq.Action == Backlog)
+		thawed, err := c.thawLeaf(l, w, rq)
 		if err != nil {
 			return rep, err
 		}
@@ -129,46 +134,50 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 	default:
 	}
 	if len(w.owners) > 0 {
-		merge, err = l.write(c, w, rq, rep)
-		l.page.Confirm(err == nil)
+		merge, err = l.pay(c, w, rq, rep)
 		w.unhold()
 		if err != nil {
 			return false, err
 		}
 	}
 	switch {
-	case rq.Action == Checkpoint && l.chargeList(c):
+	case rq.Action == Checkpoint:
 		l.retireChilled(c)
 	case rq.Action == Tidy:
 	default:
 		l.retire(c)
 	}
-	l.compact(c, w, rq.edge != nil)
-	if delta := l.cost() - l.charged; delta > 0 && l.page.Block() == nil && l.mem == nil {
-		// No room for the list of a leaf that has become a stub: then it goes back
-		// to the gap, where the map has it.
-		if rep.collapse = !c.arena.Charge(delta); !rep.collapse {
-			l.charged += delta
-		}
-		return merge, nil
+	if rq.edge != nil {
+		l.settleCharge(c) // so that the page need not pay and can stay
 	}
-	l.recharge(c)
+	l.compact(c, w, rq.edge != nil)
+	// What was not charged beforehand, the page has paid. If it went whole and was
+	// not worth that much, the leaf goes back to the gap, where the map has it.
+	rep.collapse = !l.settleCharge(c)
 	return merge, nil
 }
 
-// chargeList charges what the list has grown by. It reports false if there is no
-// room: a checkpoint frees nothing by itself, so it has to retire what it wrote, or
-// the lists of a thousand leaves would overdraw record memory (M1).
-func (l *Leaf) chargeList(c *Cache) bool {
-	delta := l.cost() - l.charged
-	if delta <= 0 {
-		return true
+// pay writes what was collected, if the frames' place in the list can be paid
+// for (M1). REQUIRES: l.mu is held; room was reserved.
+func (l *Leaf) pay(c *Cache, w *worker, rq *Request, rep *Report) (merge bool, err error) {
+	price := w.price()
+	charged := c.arena.Charge(price)
+	if !charged && !l.pays(price) {
+		for i := range w.owners {
+			rep.Unpaid += len(w.owners[i].rows)
+		}
+		l.page.Confirm(false)
+		return false, l.settle(c, rq.Horizon) // the marks of garbage went, too
 	}
-	ok := c.arena.Charge(delta)
-	if ok {
-		l.charged += delta
+	merge, err = l.write(c, w, rq, rep)
+	l.page.Confirm(err == nil)
+	switch {
+	case charged && err != nil:
+		c.arena.Uncharge(price)
+	case charged:
+		l.charged += price
 	}
-	return ok
+	return merge, err
 }
 
 // countOwners counts the rows of each small live owner in the leaf.
@@ -488,25 +497,31 @@ func (l *Leaf) retireChilled(c *Cache) {
 }
 
 // compact rebuilds the page without dropped versions, in as small a block as
-// holds it. It needs no record memory (M2). REQUIRES: l.mu is held.
+// holds it. What the leaf costs more than is charged is paid with what that gives
+// back, as far as it goes. It needs no record memory (M2). REQUIRES: l.mu is held.
 func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
 	n := l.page.Len()
 	if l.page.Block() == nil {
 		return
 	}
+	owed := max(0, l.cost()-l.charged)
 	size := l.page.CopySize(0, n)
-	if size == 0 && keep {
+	if size == 0 && keep && owed == 0 {
 		l.page.Clear()
 		l.live, l.dirty = 0, false
 		return
 	}
 	if size == 0 {
-		c.arena.Free(l.page.Block())
+		if _, ok := c.arena.Trade(l.page.Block(), 0, owed); ok {
+			l.charged += owed
+		} else {
+			c.arena.Free(l.page.Block())
+		}
 		l.page = versionchain.Page{}
 		l.live, l.dirty = 0, false
 		return
 	}
-	size = (size + 1023) / 1024 * 1024
+	size = wholeUnits(size)
 	if old := len(l.page.Block()); size >= old {
 		if l.page.Used() == l.page.CopySize(0, n) && l.page.Free() > old/8 {
 			return // nothing to gain
@@ -515,7 +530,13 @@ func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
 	}
 	q := l.page.CopyTo(w.page[:size], 0, n, int(l.prefix))
 	q = l.page.Truncate(q)
-	l.page = q.InBlock(c.arena.Shrink(q.Block(), size))
+	b, ok := c.arena.Trade(q.Block(), size, owed)
+	if ok {
+		l.charged += owed
+	} else {
+		b = c.arena.Shrink(q.Block(), size)
+	}
+	l.page = q.InBlock(b)
 }
 
 // maxThaw is how many bytes one step brings back from the log; chains with more
@@ -523,20 +544,23 @@ func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
 const maxThaw = 256 << 10
 
 // thawLeaf reads the data of the leaf's chilled versions before it is locked,
-// up to maxThaw bytes, and returns how many: under the lock there is no I/O. With
-// spareFew it leaves those of small owners alone that have so few rows here that
-// they will stay chilled.
-func (c *Cache) thawLeaf(l *Leaf, w *worker, spareFew bool) (total int, err error) {
+// up to maxThaw bytes, and returns how many: under the lock there is no I/O. Rows
+// that would be chilled again instead of framed are left alone.
+func (c *Cache) thawLeaf(l *Leaf, w *worker, rq *Request) (total int, err error) {
+	limit := maxThaw
+	if rq.Patient {
+		limit = math.MaxInt
+	}
 	l.mu.RLock()
 	l.page.Fetch()
-	if spareFew {
+	if rq.Action == Backlog {
 		l.countOwners(c, w)
+		defer w.forgetOwners()
 	}
 	for i := range l.page.Len() {
 		for off := l.page.Newest(i); off != 0; {
 			v := l.page.Version(off)
-			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() && total < maxThaw &&
-				!(spareFew && v.Undecided() && w.few(c.reg.Get(v.Txn()))) {
+			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() && total < limit && !w.few(c.reg.Get(v.Txn())) {
 				lsn, n := l.page.Chilled(off)
 				total += n
 				c.log.Pin(c.log.SegmentOf(lsn))

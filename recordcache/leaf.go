@@ -168,8 +168,8 @@ func (l *Leaf) touch() {
 	}
 }
 
-// setList replaces the frame list; the caller recharges. REQUIRES: l.mu is held
-// exclusively.
+// setList replaces the frame list. The caller has charged what the new one costs
+// more, or settles the charge now (M1). REQUIRES: l.mu is held exclusively.
 func (l *Leaf) setList(nl *frameList, c *Cache) {
 	var mem [][]byte
 	if l.mem != nil && l.list != nil {
@@ -198,24 +198,19 @@ func (l *Leaf) setList(nl *frameList, c *Cache) {
 	}
 }
 
-// recharge charges what the descriptor costs after its list has changed. Whoever
-// frees a page does it after that, so that the page's room serves the list.
-func (l *Leaf) recharge(c *Cache) {
-	old := l.charged
-	l.charged = l.cost()
-	c.arena.ChargeForce(l.charged - old)
-}
-
 // cost is what the descriptor and its list take on the Go heap.
 func (l *Leaf) cost() int64 {
-	n := int64(leafBytes + len(l.low) + len(l.high))
+	n := leafCost(l.low, l.high)
 	if l.list != nil {
-		for i := range l.list.frames {
-			f := &l.list.frames[i]
-			n += frameBytes + int64(len(f.Filter)+len(f.First)+len(f.Last))
-		}
+		n += listCost(l.list.frames)
 	}
-	return n * heapFactor
+	return n
+}
+
+// same reports whether two lists of leaves that cover one key are the same list,
+// perhaps read from the leaf map again: numbers of edits do not repeat (P7).
+func (fl *frameList) same(x *frameList) bool {
+	return fl == x || (fl != nil && x != nil && fl.seq == x.seq)
 }
 
 func (fl *frameList) index(a tablespace.Addr) int {

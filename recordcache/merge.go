@@ -7,7 +7,6 @@ import (
 	"sort"
 
 	"github.com/sakerdb/saker/internal/base"
-	"github.com/sakerdb/saker/tablespace"
 	"github.com/sakerdb/saker/versionchain"
 )
 
@@ -18,10 +17,21 @@ type merged struct {
 	fr    versionchain.Frame
 }
 
+// group is the frames of one live owner, or all committed ones, in a merge.
+type group struct {
+	owner     *versionchain.Outcome // nil: committed
+	pick      []int                 // indices in the list
+	ins       []merged
+	stretches []base.Epoch // that began with the owner's live savepoints
+	rows      []versionchain.Row
+	pieces    [][]versionchain.Row
+	held      bool
+}
+
 // Merge replaces frames of the leaf at key by fewer: the committed ones by
-// images, each a leaf of its own if nothing else is in the leaf, or those of one
-// live owner by frames that do not overlap (P8). It reads outside the lock and
-// replaces exactly the frames it read; what was listed later stays.
+// images, each a leaf of its own if nothing else is in the leaf, and those of
+// each live owner by frames that do not overlap (P8). It reads outside the lock
+// and replaces exactly the frames it read; what was listed later stays.
 //
 // While a transaction fills the leaf it is not cut, so that the next fill finds
 // few leaves with many rows each, and not a row or two in each of many; only a
@@ -30,7 +40,7 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	l := t.find(key)
 	for tries := 0; l == nil; tries++ {
 		// The leaf went back to the gap meanwhile: it needs the merge all the same.
-		if err := t.install(key); err != nil || tries > 8 {
+		if err := t.installShort(key); err != nil || tries > 8 {
 			return err
 		}
 		l = t.find(key)
@@ -43,40 +53,80 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 	}
 	w := c.getWorker()
 	defer c.putWorker(w)
-	m, err := c.readForMerge(w, l, key)
+	m, err := c.readForMerge(w, l, key, live)
 	if err != nil || m == nil {
 		return err
 	}
 	// Whoever begins now reads at this clock or later, so the horizon may be
 	// taken before the lock: it only grows safer.
-	rules := mergeRules{complete: m.owner == nil && len(m.pick) == len(m.list.frames), replayed: c.Checkpoint()}
-	var stretches []base.Epoch
-	size := targetFrame
-	if m.owner != nil {
-		stretches, size = live(m.owner.ID), mergedFrame
+	pieces := 0
+	m.mergeRows(w, c.horizon(), c.Checkpoint())
+	for i := range m.groups {
+		g := &m.groups[i]
+		size := targetFrame
+		if g.owner != nil {
+			size = mergedFrame
+		}
+		g.pieces = cut(g.rows, size)
+		pieces += len(g.pieces)
 	}
-	rows := mergeRows(w, m, c.horizon(), stretches, rules)
-	pieces := cut(rows, size)
-	if err := c.reserve(ctx, w, m.total+len(pieces)*(24<<10), 2); err != nil {
+	if err := c.reserve(ctx, w, m.total+pieces*(24<<10), 2); err != nil {
 		return err
 	}
 	defer c.unreserve(w)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.dead || !bytes.Equal(l.low, m.low) || !bytes.Equal(l.high, m.high) || !l.lists(m.list, m.pick) {
+	if l.dead || !bytes.Equal(l.low, m.low) || !bytes.Equal(l.high, m.high) || !l.lists(m) {
 		return nil // changed meanwhile; it will be asked for again
 	}
-	if m.owner != nil {
-		if !m.owner.Hold() {
-			return nil
-		}
-		defer m.owner.Unhold()
+	m.hold()
+	defer m.unhold()
+	if len(m.groups) == 0 {
+		return nil
 	}
 	c.Stats.Merges.Add(1)
-	if err := l.replace(c, w, m, pieces); err != nil {
+	if err := l.replace(c, w, m); err != nil {
+		if IsNoMemory(err) {
+			return nil // another time
+		}
 		return err
 	}
 	return l.splitIfVast(c, w)
+}
+
+// mergeRows computes the rows that stay of each group.
+func (m *merging) mergeRows(w *worker, h versionchain.Horizon, replayed base.CommitTS) {
+	for i := range m.groups {
+		g := &m.groups[i]
+		rules := mergeRules{complete: g.owner == nil && len(g.pick) == len(m.list.frames), replayed: replayed}
+		g.rows = mergeRows(w, m, g, h, rules)
+		if len(m.groups) > 1 {
+			g.rows = slices.Clone(g.rows) // the worker's memory is for one group
+		}
+	}
+}
+
+// hold keeps the owners active until unhold; groups of those that are not any
+// more leave the merge. REQUIRES: a lock that lasts no longer than this.
+func (m *merging) hold() {
+	kept := m.groups[:0]
+	for _, g := range m.groups {
+		if g.owner != nil {
+			if g.held = g.owner.Hold(); !g.held {
+				continue
+			}
+		}
+		kept = append(kept, g)
+	}
+	m.groups = kept
+}
+
+func (m *merging) unhold() {
+	for i := range m.groups {
+		if m.groups[i].held {
+			m.groups[i].owner.Unhold()
+		}
+	}
 }
 
 // Sizes of merges, in bytes.
@@ -91,15 +141,13 @@ const (
 type merging struct {
 	list      *frameList
 	low, high []byte
-	pick      []int // indices in list
-	owner     *versionchain.Outcome
-	ins       []merged
+	groups    []group
 	total     int // bytes read
 }
 
 // readForMerge chooses frames of the leaf and reads them; nil when there is
 // nothing to merge.
-func (c *Cache) readForMerge(w *worker, l *Leaf, key []byte) (*merging, error) {
+func (c *Cache) readForMerge(w *worker, l *Leaf, key []byte, live func(base.TxnID) []base.Epoch) (*merging, error) {
 	m := &merging{}
 	l.mu.RLock()
 	m.list, m.low, m.high = l.list, l.low, l.high
@@ -113,14 +161,30 @@ func (c *Cache) readForMerge(w *worker, l *Leaf, key []byte) (*merging, error) {
 	if !ok {
 		return nil, nil
 	}
-	m.pick, m.owner = choose(m.list)
-	m.pick = m.list.limit(m.pick, m.owner != nil)
-	if len(m.pick) < 2 {
+	return c.readGroups(w, m, false, live)
+}
+
+// readGroups chooses what to merge of m.list and reads it; nil when that is
+// nothing; with all, everything that can be rewritten. REQUIRES: the runs are
+// held.
+func (c *Cache) readGroups(w *worker, m *merging, all bool, live func(base.TxnID) []base.Epoch) (*merging, error) {
+	m.groups = m.list.limit(choose(m.list, all), all)
+	for i := range m.groups {
+		g := &m.groups[i]
+		if g.owner != nil {
+			g.stretches = live(g.owner.ID)
+		}
+		var n int
+		var err error
+		if g.ins, n, err = c.readAll(w, m.list, g.pick); err != nil {
+			return nil, err
+		}
+		m.total += n
+	}
+	if len(m.groups) == 0 {
 		return nil, nil
 	}
-	var err error
-	m.ins, m.total, err = c.readAll(w, m.list, m.pick)
-	return m, err
+	return m, nil
 }
 
 // maxMerge is how many bytes of frames one merge takes; what is left waits for the
@@ -131,30 +195,39 @@ const maxMerge = 2 << 20
 // than maxFrames bytes of them.
 const maxMerged = maxFrames / mergedFrame * 3 / 2
 
-// limit returns the picked frames that one merge takes, those that no merge has
-// made first, in the order of the list. While a transaction fills the leaf, what one
-// merge made is left to itself until there is much of it: each row is then written
-// twice, however much the leaf takes.
-func (fl *frameList) limit(pick []int, filling bool) []int {
-	total, made := 0, 0
-	var out []int
-	for _, i := range pick {
-		if fl.frames[i].Merged {
-			made++
-		}
-	}
-	for _, merged := range []bool{false, true} {
-		if merged && filling && made <= maxMerged && len(out) >= maxList {
+// limit cuts the groups down to the frames that one merge takes, in each those
+// first that no merge has made, in the order of the list. While a transaction fills
+// the leaf, what one merge made is left to itself until there is much of it: each row
+// is then written twice, however much the leaf takes.
+func (fl *frameList) limit(groups []group, all bool) []group {
+	total := 0
+	var out []group
+	for _, g := range groups {
+		if total >= maxMerge {
 			break
 		}
-		for _, i := range pick {
-			if f := &fl.frames[i]; f.Merged == merged && (total < maxMerge || len(out) < 2) {
-				total += int(f.Len)
-				out = append(out, i)
+		var take []int
+		made := 0
+		for _, i := range g.pick {
+			if fl.frames[i].Merged {
+				made++
 			}
 		}
+		for _, merged := range []bool{false, true} {
+			if merged && !all && g.owner != nil && made <= maxMerged && len(take) >= maxList {
+				break
+			}
+			for _, i := range g.pick {
+				if f := &fl.frames[i]; f.Merged == merged && (total < maxMerge || len(take) < 2) {
+					total += int(f.Len)
+					take = append(take, i)
+				}
+			}
+		}
+		slices.Sort(take)
+		g.pick = take
+		out = append(out, g)
 	}
-	slices.Sort(out)
 	return out
 }
 
@@ -258,7 +331,7 @@ func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf) error {
 	l.putEntry(e, l.low, l.high, nl)
 	w.end(e)
 	l.setList(nl, c)
-	l.recharge(c)
+	l.settleCharge(c) // it became shorter
 	return nil
 }
 
@@ -286,23 +359,30 @@ func (c *Cache) emptyForCut(ctx context.Context, l *Leaf) error {
 	return err
 }
 
-// lists reports whether the leaf still lists the picked frames of an older list.
-func (l *Leaf) lists(old *frameList, pick []int) bool {
+// lists reports whether the leaf still lists all frames that the merge read.
+func (l *Leaf) lists(m *merging) bool {
 	if l.list == nil {
 		return false
 	}
-	for _, i := range pick {
-		if l.list.index(old.frames[i].Addr) < 0 {
-			return false
+	if l.list == m.list {
+		return true
+	}
+	for i := range m.groups {
+		for _, k := range m.groups[i].pick {
+			if l.list.index(m.list.frames[k].Addr) < 0 {
+				return false
+			}
 		}
 	}
 	return true
 }
 
-// choose picks what to merge: all committed frames if there are several, else
-// the frames of the live owner who has most.
-func choose(list *frameList) (pick []int, owner *versionchain.Outcome) {
-	count := map[*versionchain.Outcome][]int{}
+// choose picks what to merge: all committed frames, and those of each live owner,
+// if there are several and a merge has not made all of them already; or with every,
+// all that can be rewritten.
+func choose(list *frameList, every bool) []group {
+	at := map[*versionchain.Outcome]int{}
+	var all []group
 	for i := range list.frames {
 		o := list.frames[i].out
 		if o != nil {
@@ -317,26 +397,37 @@ func choose(list *frameList) (pick []int, owner *versionchain.Outcome) {
 		if list.frames[i].Large {
 			continue // stays a frame of its own
 		}
-		count[o] = append(count[o], i)
-	}
-	pick = count[nil]
-	if len(pick) >= 2 {
-		return pick, nil
-	}
-	for o, is := range count {
-		if len(is) > len(pick) {
-			pick, owner = is, o
+		k, ok := at[o]
+		if !ok {
+			k = len(all)
+			at[o] = k
+			all = append(all, group{owner: o})
 		}
+		all[k].pick = append(all[k].pick, i)
 	}
-	return pick, owner
+	whole := len(all) == 1 && all[0].owner == nil // perhaps it can be cut now
+	all = slices.DeleteFunc(all, func(g group) bool {
+		return !every && (len(g.pick) < 2 ||
+			!whole && !slices.ContainsFunc(g.pick, func(i int) bool { return !list.frames[i].Merged }))
+	})
+	// The committed ones first: those of owners may become some before long.
+	slices.SortStableFunc(all, func(a, b group) int {
+		if (a.owner == nil) != (b.owner == nil) {
+			if a.owner == nil {
+				return -1
+			}
+			return 1
+		}
+		return len(b.pick) - len(a.pick)
+	})
+	return all
 }
 
 func (c *Cache) readAll(w *worker, list *frameList, pick []int) (ins []merged, total int, err error) {
 	for _, i := range pick {
 		total += int(list.frames[i].Len)
 	}
-	buf := slices.Grow(w.in[:0], total)
-	w.in = buf
+	buf := slices.Grow(w.in, total) // what other groups read stays
 	for _, i := range pick {
 		f := &list.frames[i]
 		from := len(buf)
@@ -350,18 +441,19 @@ func (c *Cache) readAll(w *worker, list *frameList, pick []int) (ins []merged, t
 		}
 		ins = append(ins, merged{f: f, bytes: b, fr: fr})
 	}
+	w.in = buf
 	return ins, total, nil
 }
 
 // mergeRows returns the rows that stay, sorted. Committed rows get their
 // timestamps; a record keeps what some reader needs. Of an owner's rows the
 // newest of each stretch between live savepoints stays. The rows are w's.
-func mergeRows(w *worker, m *merging, h versionchain.Horizon, stretches []base.Epoch, rules mergeRules) []versionchain.Row {
+func mergeRows(w *worker, m *merging, g *group, h versionchain.Horizon, rules mergeRules) []versionchain.Row {
 	all := w.rows[:0]
 	var ends []int
-	for i := range m.ins {
+	for i := range g.ins {
 		var ok bool
-		if all, ok = m.ins[i].appendRows(all, m); ok {
+		if all, ok = g.ins[i].appendRows(all, m, g.owner); ok {
 			ends = append(ends, len(all))
 		}
 	}
@@ -374,8 +466,8 @@ func mergeRows(w *worker, m *merging, h versionchain.Horizon, stretches []base.E
 		for j < len(all) && bytes.Equal(all[j].Key, all[i].Key) {
 			j++
 		}
-		if m.owner != nil {
-			out = keepStretches(out, all[i:j], stretches)
+		if g.owner != nil {
+			out = keepStretches(out, all[i:j], g.stretches)
 		} else {
 			out = keepNeeded(out, all[i:j], h, rules)
 		}
@@ -386,10 +478,10 @@ func mergeRows(w *worker, m *merging, h versionchain.Horizon, stretches []base.E
 
 // appendRows appends the frame's rows that are not garbage, in their order; ok is
 // false if all are.
-func (in *merged) appendRows(all []versionchain.Row, m *merging) (_ []versionchain.Row, ok bool) {
+func (in *merged) appendRows(all []versionchain.Row, m *merging, owner *versionchain.Outcome) (_ []versionchain.Row, ok bool) {
 	o := in.f.out
 	var ts base.CommitTS
-	if o != nil && m.owner == nil {
+	if o != nil && owner == nil {
 		st, t := o.Status()
 		if st == versionchain.Aborted {
 			return all, false
@@ -543,105 +635,4 @@ func cut(rows []versionchain.Row, size int) [][]versionchain.Row {
 		pieces = append(pieces, rows[from:])
 	}
 	return pieces
-}
-
-// replace lists the merged frames instead of those picked, and keeps what was
-// listed later (P8). If they are committed and nothing else is in the leaf, it is
-// cut into one leaf per piece, of which it keeps the first; the others go
-// straight into the gap.
-func (l *Leaf) replace(c *Cache, w *worker, m *merging, pieces [][]versionchain.Row) error {
-	kept := m.unpicked(l.list)
-	image := m.owner == nil && len(kept) == 0 && onePerRecord(pieces)
-	spread := m.owner == nil && len(kept) == 0 && l.page.Len() == 0
-	// bounds[p] and bounds[p+1] are the fences that piece p gets.
-	bounds := make([][]byte, len(pieces)+1)
-	for p, rows := range pieces {
-		low, high := l.low, l.high
-		if spread {
-			if p > 0 {
-				low = bounds[p]
-			}
-			if p+1 < len(pieces) {
-				high = bytes.Clone(pieces[p+1][0].Key)
-			}
-		}
-		bounds[p], bounds[p+1] = low, high
-		if err := w.encode(l.table, m.owner, rows, low, high, image && spread); err != nil {
-			return err
-		}
-	}
-	e := c.space.BeginEdit()
-	l.list.dropGone(e)
-	if m.owner == nil {
-		e.NeedSync()
-	}
-	for _, i := range m.pick {
-		e.Refs(m.list.frames[i].Run, -1)
-	}
-	firstHigh := l.high
-	for p := range pieces {
-		f, err := c.place(w, e, l.table, p)
-		if err != nil {
-			w.end(e)
-			return err
-		}
-		f.Merged = true
-		switch {
-		case !spread:
-			kept = append(kept, f)
-		case p == 0:
-			kept, firstHigh = append(kept, f), bounds[1]
-		default:
-			l.putEntry(e, bounds[p], bounds[p+1], newList(e.Seq(), []frame{f}))
-		}
-	}
-	nl := newList(e.Seq(), kept)
-	if len(nl.frames) == 0 {
-		e.Delete(l.table.ID, l.low)
-		nl = nil
-	} else {
-		l.putEntry(e, l.low, firstHigh, nl)
-	}
-	w.end(e)
-	if m.owner != nil {
-		m.owner.Depart()
-	}
-	l.mapped = nl != nil
-	if !bytes.Equal(firstHigh, l.high) {
-		t := l.table
-		t.mu.Lock()
-		t.sealed.Add(1)
-		t.moved.Add(1)
-		l.setFences(l.low, firstHigh)
-		t.mu.Unlock()
-	}
-	l.setList(nl, c)
-	l.recharge(c)
-	return nil
-}
-
-// unpicked returns the frames of the list as it is now that the merge did not read.
-func (m *merging) unpicked(now *frameList) []frame {
-	picked := make(map[tablespace.Addr]bool, len(m.pick))
-	for _, i := range m.pick {
-		picked[m.list.frames[i].Addr] = true
-	}
-	var kept []frame
-	for i := range now.frames {
-		if !picked[now.frames[i].Addr] {
-			kept = append(kept, now.frames[i])
-		}
-	}
-	return kept
-}
-
-func onePerRecord(pieces [][]versionchain.Row) bool {
-	for _, rows := range pieces {
-		for i := 1; i < len(rows); i++ {
-			if bytes.Equal(rows[i].Key, rows[i-1].Key) {
-				return false
-			}
-		}
-	}
-	return true
 }

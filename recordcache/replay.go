@@ -18,7 +18,7 @@ import (
 // asks the caller to wait.
 func (t *Table) Replay(w *Writer, key, value []byte, kind base.Kind, ord base.Order) error {
 	for {
-		newer, err := t.framedNewer(w, key, ord)
+		newer, err := t.framedNewer(w, key, ord, versionchain.VersionSize(len(key), len(value), true))
 		if err != nil || newer {
 			return err
 		}
@@ -33,12 +33,13 @@ func (t *Table) Replay(w *Writer, key, value []byte, kind base.Kind, ord base.Or
 // were asked.
 func (t *Table) replay(w *Writer, key, value []byte, kind base.Kind, ord base.Order) (done bool, err error) {
 	v := versionchain.Ver{Stamp: uint64(ord.TS), Epoch: ord.Epoch, Leave: ord.Leave, Flags: uint8(kind)}
+	need := versionchain.VersionSize(len(key), len(value), true)
 	for {
-		l, err := t.lockFor(w, key)
+		l, err := t.lockFor(w, key, need)
 		if err != nil {
 			return false, err
 		}
-		if l.list != w.proof.list {
+		if !l.list.same(w.proof.list) {
 			l.mu.Unlock()
 			return false, nil
 		}
@@ -61,7 +62,7 @@ func (t *Table) replay(w *Writer, key, value []byte, kind base.Kind, ord base.Or
 			return true, nil
 		}
 		l.mu.Unlock()
-		if err := t.cache.makeRoom(w, l, key, versionchain.VersionSize(len(key), len(value), true)); err != nil {
+		if err := t.cache.makeRoom(w, l, key, need); err != nil {
 			return false, err
 		}
 	}
@@ -69,8 +70,8 @@ func (t *Table) replay(w *Writer, key, value []byte, kind base.Kind, ord base.Or
 
 // framedNewer reports whether a frame holds a version of key newer than ord. It
 // leaves the list that it looked at in w.proof.
-func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order) (bool, error) {
-	l, err := t.lockFor(w, key)
+func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order, need int) (bool, error) {
+	l, err := t.lockFor(w, key, need)
 	if err != nil {
 		return false, err
 	}
@@ -120,8 +121,14 @@ func (t *Table) Readd(ctx context.Context, ref tablespace.FrameRef, o *versionch
 			continue
 		}
 		if l.listLen() == 0 || l.list.index(ref.Addr) < 0 {
-			e := c.space.BeginEdit()
 			frames := []frame{{FrameRef: ref, out: o}}
+			price := listCost(frames)
+			if !c.arena.Charge(price) {
+				l.mu.Unlock()
+				c.unreserve(w)
+				return &needError{price}
+			}
+			e := c.space.BeginEdit()
 			l.list.dropGone(e)
 			if l.list != nil {
 				frames = append(frames, l.list.frames...)
@@ -131,7 +138,7 @@ func (t *Table) Readd(ctx context.Context, ref tablespace.FrameRef, o *versionch
 			l.putEntry(e, l.low, l.high, nl)
 			w.end(e)
 			l.setList(nl, c)
-			l.recharge(c)
+			l.charged += price
 			l.mapped = true
 		}
 		at = l.high
@@ -155,7 +162,7 @@ func (t *Table) installWithin(key, low, high []byte) error {
 		return err
 	}
 	if found {
-		return t.install(key)
+		return t.installShort(key)
 	}
 	moved, sealed := t.moved.Load(), t.sealed.Load()
 	l := &Leaf{table: t, low: holeLow, high: holeHigh}
@@ -178,6 +185,8 @@ func (t *Table) installWithin(key, low, high []byte) error {
 // DropData removes everything that the table has, in memory and in the map.
 // REQUIRES: nobody reads or writes the table any more.
 func (c *Cache) DropData(ctx context.Context, t *Table) error {
+	c.shortMu.Lock() // nobody rewrites its entries
+	defer c.shortMu.Unlock()
 	var leaves []*Leaf
 	c.ring.walk(func(l *Leaf) bool {
 		if l.table == t {

@@ -91,7 +91,9 @@ func (c *Cache) sealUniform(l *Leaf, o *versionchain.Outcome, edge []byte) (done
 	c.Stats.BackloggedChains.Add(uint64(l.page.Len()))
 	l.page.Clear()
 	l.live, l.dirty = 0, false
-	l.recharge(c)
+	if !l.settleCharge(c) {
+		l.collapse(c) // its new fence is longer, and there is no room even for that
+	}
 	return true, nil
 }
 
@@ -240,18 +242,20 @@ func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
 	mid, _ := l.page.Find(bound, int(l.prefix))
 	r := &Leaf{table: l.table, dirty: l.dirty}
 	r.setFences(bound, l.high)
-	r.charged = r.cost()
-	if !c.arena.Charge(r.charged) {
-		return errNoMemory
-	}
+	// Everything that the halves will cost is had first, in one step (M1).
+	left, right := l.divide(bound)
+	r.charged = leafCost(bound, l.high) + listCost(right)
+	more := max(0, leafCost(l.low, bound)+listCost(left)-l.charged)
 	if size := l.page.CopySize(mid, n); size > 0 {
-		b := c.arena.Alloc(size)
+		b := c.arena.AllocCharge(size, r.charged+more)
 		if b == nil {
-			c.arena.Uncharge(r.charged)
-			return errNoMemory
+			return &needError{int64(size) + r.charged + more}
 		}
 		r.page = l.page.CopyTo(b, mid, n, int(r.prefix))
+	} else if !c.arena.Charge(r.charged + more) {
+		return &needError{r.charged + more}
 	}
+	l.charged += more
 	l.keepLeft(c, w, mid, commonPrefix(l.low, bound))
 	l.live, r.live = l.page.Live(), r.page.Live()
 	c.Stats.Splits.Add(1)
@@ -259,14 +263,31 @@ func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
 	t.mu.Lock()
 	l.setFences(l.low, bound)
 	if l.list != nil {
-		l.splitList(c, w, r)
+		l.splitList(c, w, r, left, right)
 	} else {
-		l.recharge(c) // for its new fence
+		l.settleCharge(c) // for its new fence
 	}
 	c.ring.addAfter(l, r)
 	t.addLocked(r)
 	t.mu.Unlock()
+	l.settleCharge(c)
 	return nil
+}
+
+// divide returns the frames of the halves below and from bound on. One that may
+// hold keys of both goes to both, one that holds keys of neither to the left.
+func (l *Leaf) divide(bound []byte) (left, right []frame) {
+	for i := range l.listLen() {
+		f := &l.list.frames[i]
+		inRight := f.within(bound, l.high)
+		if f.within(l.low, bound) || !inRight {
+			left = append(left, *f)
+		}
+		if inRight {
+			right = append(right, *f)
+		}
+	}
+	return left, right
 }
 
 // keepLeft compacts the page to the records before mid.
@@ -286,22 +307,13 @@ func (l *Leaf) keepLeft(c *Cache, w *worker, mid, prefix int) {
 	l.page = q.InBlock(c.arena.Shrink(q.Block(), size))
 }
 
-// splitList divides the frames between the halves and writes both entries.
-func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf) {
+// splitList gives each half its frames and writes both entries.
+func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf, left, right []frame) {
 	e := c.space.BeginEdit()
 	l.list.dropGone(e)
-	var left, right []frame
-	for i := range l.list.frames {
-		f := l.list.frames[i]
-		inLeft, inRight := f.within(l.low, l.high), f.within(r.low, r.high)
-		if inLeft || !inRight {
-			left = append(left, f)
-		}
-		if inRight {
-			right = append(right, f)
-		}
-		if inLeft && inRight {
-			e.Refs(f.Run, 1)
+	for i := range right {
+		if f := &right[i]; f.within(l.low, l.high) {
+			e.Refs(f.Run, 1) // listed by both
 		}
 	}
 	put := func(x *Leaf, frames []frame) {
@@ -316,7 +328,6 @@ func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf) {
 		}
 		x.mapped = nl != nil
 		x.setList(nl, c)
-		x.recharge(c)
 	}
 	put(l, left)
 	put(r, right)
@@ -328,53 +339,71 @@ func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf) {
 // tells of it, so that conflicts are found without reading the frame.
 // Errors are those of Write.
 func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []byte) (*Leaf, error) {
+	w.proof.list = nil
+	for {
+		l, full, err := t.tryLarge(ctx, w, m, key, value)
+		switch {
+		case errors.Is(err, errLongList):
+			if err := t.shorten(ctx, key); err != nil {
+				return nil, err
+			}
+		case err != nil || (l != nil && !full):
+			return l, err
+		case full:
+			if err := t.cache.makeRoom(w, l, key, versionchain.VersionSize(len(key), 0, true)); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// tryLarge is one attempt of WriteLarge. It returns the leaf; full says that it
+// has no room for the stand-in. No leaf and no error: try again. What it reserves
+// it gives back: making room reserves too, and would wait for itself.
+func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []byte) (l *Leaf, full bool, err error) {
 	c := t.cache
 	wk := c.getWorker()
 	defer c.putWorker(wk)
 	if err := c.reserve(ctx, wk, len(value)+len(key)+frameSlack, 1); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer c.unreserve(wk)
-	w.proof.list = nil
-	for {
-		l, err := t.lockFor(w, key)
-		if err != nil {
-			return nil, err
-		}
-		i, exact, act := l.judge(w, m, key)
-		switch act.todo {
-		case doFail:
-			l.mu.Unlock()
-			return nil, act.err
-		case doAsk:
-			if err := l.ask(w, key, act.value); err != nil {
-				return nil, err
-			}
-			continue
-		case doWrite:
-		}
-		w.Self.Depart() // the frame is newer than what the record had in this epoch
-		if l.listLen() >= maxLargeList && l.boundForLarge(key) != nil {
-			if err := l.splitForLarge(c, wk, key); err != nil { // unlocks
-				return nil, err
-			}
-			continue
-		}
-		if l.addLarge(w, i, exact, key) {
-			err := l.sealLarge(c, w, wk, key, value)
-			merge, low := l.listLen() > maxList && l.listLen()%maxList == 0, l.low
-			l.mu.Unlock()
-			if merge && c.mergeReq != nil {
-				c.mergeReq(t, low)
-			}
-			w.Hint = l
-			return l, err
-		}
-		l.mu.Unlock()
-		if err := c.makeRoom(w, l, key, versionchain.VersionSize(len(key), 0, true)); err != nil {
-			return nil, err
-		}
+	if l, err = t.lockOrBring(w, key, versionchain.VersionSize(len(key), 0, true)); err != nil {
+		return nil, false, err
 	}
+	i, exact, act := l.judge(w, m, key)
+	switch act.todo {
+	case doFail:
+		l.mu.Unlock()
+		return nil, false, act.err
+	case doAsk:
+		return nil, false, l.ask(w, key, act.value) // unlocks
+	case doWrite:
+	}
+	w.Self.Depart() // the frame is newer than what the record had in this epoch
+	if l.listLen() >= maxLargeList && l.boundForLarge(key) != nil {
+		return nil, false, l.splitForLarge(c, wk, key) // unlocks
+	}
+	price := priceOf([]versionchain.Row{{Key: key, Value: value}})
+	if !c.arena.Charge(price) {
+		l.mu.Unlock()
+		return nil, false, &needError{price}
+	}
+	if !l.addLarge(w, i, exact, key) {
+		c.arena.Uncharge(price)
+		l.mu.Unlock()
+		return l, true, nil
+	}
+	l.charged += price
+	err = l.sealLarge(c, w, wk, key, value)
+	l.settleCharge(c)
+	merge, low := l.listLen() > maxList && l.listLen()%maxList == 0, l.low
+	l.mu.Unlock()
+	if merge && c.mergeReq != nil {
+		c.mergeReq(t, low)
+	}
+	w.Hint = l
+	return l, false, err
 }
 
 // maxLargeList is how many frames a leaf may list before the next large value
@@ -391,17 +420,7 @@ func (l *Leaf) splitForLarge(c *Cache, wk *worker, key []byte) error {
 		err = l.splitAt(c, wk, bound)
 	}
 	l.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	// The split used the edit that was reserved for the write.
-	if wk.room.edits == 0 {
-		if err := c.space.ReserveEdits(context.Background(), 1); err != nil {
-			return err
-		}
-		wk.room.edits = 1
-	}
-	return nil
+	return err
 }
 
 // boundForLarge returns where to split: at key if it comes after everything,
@@ -465,7 +484,6 @@ func (l *Leaf) sealLarge(c *Cache, w *Writer, wk *worker, key, value []byte) err
 		Order: base.Order{Epoch: w.Epoch, Leave: w.Self.Leave()},
 	})
 	err := l.sealList(c, wk)
-	l.recharge(c)
 	if err == nil {
 		w.Self.Depart()
 	}

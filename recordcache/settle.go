@@ -141,7 +141,10 @@ func (c *Cache) BacklogOwner(ctx context.Context, o *versionchain.Outcome) error
 				return true
 			}
 			g.Go(func() error {
-				_, err := c.Relieve(gctx, l, &rq)
+				rep, err := c.Relieve(gctx, l, &rq)
+				if err == nil && rep.Unpaid > 0 {
+					err = c.evacuate(gctx, l)
+				}
 				if err == nil && l.holds(o.ID) {
 					again.Store(true)
 				}
@@ -153,6 +156,16 @@ func (c *Cache) BacklogOwner(ctx context.Context, o *versionchain.Outcome) error
 			return err
 		}
 	}
+}
+
+// evacuate moves all that it can out of a leaf where a frame more cannot be paid
+// for: as a whole it can always leave, but for rows of commits under way.
+func (c *Cache) evacuate(ctx context.Context, l *Leaf) error {
+	rep, err := c.Relieve(ctx, l, &Request{Action: BacklogAll, Horizon: c.horizon(), Patient: true})
+	if err == nil && rep.Unpaid > 0 {
+		runtime.Gosched() // to the commit that is under way
+	}
+	return err
 }
 
 // holds reports whether the leaf has a live version of id.
@@ -216,6 +229,9 @@ func (c *Cache) CheckpointLeaves(ctx context.Context, horizon func() versionchai
 			var rep Report
 			rep, err = c.Relieve(ctx, l, &rq)
 			again = rep.Missed > 0
+			if err == nil && rep.Unpaid > 0 {
+				err, again = c.evacuate(ctx, l), true
+			}
 		}
 		return err == nil
 	})
@@ -267,7 +283,7 @@ func (c *Cache) toSweep(t *Table, at, high []byte) (next []byte, more bool, err 
 		}
 		at = low
 	}
-	return at, true, t.install(at)
+	return at, true, t.installShort(at)
 }
 
 // dropAborted rewrites the leaf's map entry without frames of aborted owners.
@@ -296,7 +312,7 @@ func (l *Leaf) dropAborted(c *Cache, w *worker) {
 	}
 	w.end(e)
 	l.setList(nl, c)
-	l.recharge(c)
+	l.settleCharge(c) // it became shorter
 }
 
 func (l *Leaf) listsAborted() bool {

@@ -2,7 +2,9 @@ package recordcache
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -10,6 +12,7 @@ import (
 	"github.com/google/btree"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/versionchain"
 )
 
 // dirItem is one present leaf in the directory. low is the leaf's low fence when
@@ -54,9 +57,14 @@ type Table struct {
 
 	dir atomic.Pointer[directory] // published, never changed; may be stale to its reader
 
-	mu    sync.Mutex // guards tree, and with a leaf's lock its fences
+	mu    sync.Mutex // guards tree and claim, and with a leaf's lock its fences
 	tree  *directory // private; published as a clone after each change
 	index indexState
+	// claim, if not nil, is a gap whose entry is being made shorter: no leaf of it
+	// becomes present. short is the epoch of an entry that could not be shortened
+	// below the bound.
+	claim *claim
+	short atomic.Uint64
 	// moved counts leaves that went back to the leaf map, sealed counts entries
 	// made in what was no entry before: an install that read the map before
 	// such a change must read it again.
@@ -193,13 +201,34 @@ func (t *Table) find(key []byte) *Leaf {
 }
 
 // install makes the leaf that covers key present. REQUIRES: no lock is held.
-// errNoMemory: the descriptor does not fit.
+// errNoMemory: its descriptor and list do not fit, or are too long for it.
 func (t *Table) install(key []byte) error {
+	_, err := t.bring(key, 0)
+	return err
+}
+
+// installShort is install; a list that is too long is made shorter first.
+// REQUIRES: nothing is reserved.
+func (t *Table) installShort(key []byte) error {
+	err := t.install(key)
+	if errors.Is(err, errLongList) {
+		return t.shorten(context.Background(), key)
+	}
+	t.await(key)
+	return err
+}
+
+// bring makes the leaf that covers key present. With need it gets a page that has
+// need bytes free, and is returned locked: whoever writes takes all that this
+// takes of record memory in one step, or nothing, and nobody takes it away again
+// before the write. nil: somebody was faster or the map has changed, search again.
+// errNoMemory, errLongList. REQUIRES: no lock is held.
+func (t *Table) bring(key []byte, need int) (*Leaf, error) {
 	c := t.cache
 	moved, sealed := t.moved.Load(), t.sealed.Load()
 	x, err := c.lookup(func() (tablespaceEntry, bool, []byte, []byte, error) { return c.space.Lookup(t.ID, key) })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer c.space.ReleaseEntry(&x.en)
 	l, found := &Leaf{table: t}, x.found
@@ -210,22 +239,59 @@ func (t *Table) install(key []byte) error {
 			l.list = newList(x.en.Seq, nil)
 		}
 		l.sole = l.list.sole
+		if listCost(l.list.frames) > c.maxListCost() && !t.asShortAsCanBe(x.en.Seq) {
+			return nil, errLongList
+		}
 	} else {
 		l.low, l.high = x.low, x.high
 	}
-	l.charged = l.cost()
-	if !c.arena.Charge(l.charged) {
-		return &needError{l.charged}
+	if err := l.take(c, need); err != nil {
+		return nil, err
 	}
 	crowded := l.list != nil && l.list.overlapping() > maxList
-	cost := l.charged
+	if need > 0 {
+		l.mu.Lock()
+	}
 	if !t.link(l, key, found, moved, sealed) {
-		c.arena.Uncharge(cost)
-		return nil // somebody was faster or the map has changed: search again
+		if b := l.page.Block(); b != nil {
+			c.arena.Free(b)
+		}
+		c.arena.Uncharge(l.charged)
+		if need > 0 {
+			t.await(key)
+		}
+		return nil, nil
 	}
 	if crowded && c.mergeReq != nil {
 		c.mergeReq(t, bytes.Clone(key))
 	}
+	if need == 0 {
+		l = nil
+	}
+	return l, nil
+}
+
+// take charges what a new leaf costs and gives it a page with need bytes free,
+// both or neither.
+func (l *Leaf) take(c *Cache, need int) error {
+	cost := l.cost()
+	if need == 0 {
+		if !c.arena.Charge(cost) {
+			return &needError{cost}
+		}
+		l.charged = cost
+		return nil
+	}
+	want := need
+	b := c.arena.AllocCharge(min(maxPage, want+growth(want)), cost)
+	if b == nil {
+		b = c.arena.AllocCharge(want, cost)
+	}
+	if b == nil {
+		return &needError{cost + int64(want)}
+	}
+	l.charged = cost
+	l.page = versionchain.MakePage(b)
 	return nil
 }
 
@@ -234,6 +300,9 @@ func (t *Table) install(key []byte) error {
 func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.claimed(key) {
+		return false
+	}
 	if t.moved.Load() != moved || (!entry && t.sealed.Load() != sealed) {
 		return false
 	}

@@ -122,16 +122,21 @@ func (c *Cache) putWorker(w *worker) {
 }
 
 func (w *worker) reset() {
+	w.forgetOwners()
+	clear(w.thawed)
+	w.thawed = w.thawed[:0]
+	clear(w.coded)
+	w.coded, w.frames, w.in = w.coded[:0], w.frames[:0], w.in[:0]
+}
+
+// forgetOwners drops what was collected or counted.
+func (w *worker) forgetOwners() {
 	for i := range w.owners {
 		clear(w.owners[i].rows)
 		w.owners[i].rows = w.owners[i].rows[:0]
 		w.owners[i].out, w.owners[i].n, w.owners[i].held = nil, 0, false
 	}
 	w.owners = w.owners[:0]
-	clear(w.thawed)
-	w.thawed = w.thawed[:0]
-	clear(w.coded)
-	w.coded, w.frames = w.coded[:0], w.frames[:0]
 }
 
 // of returns the collection for the owner.
@@ -197,7 +202,7 @@ func (w *worker) encode(t *Table, out *versionchain.Outcome, rows []versionchain
 		Rows:   uint32(len(rows)),
 		Stones: stones,
 		Image:  image,
-		Large:  len(rows) == 1 && len(rows[0].Value) > base.LargeValueSize,
+		Large:  isLarge(rows),
 		Filter: append([]byte(nil), fr.Filter()...),
 	}
 	if first, last := rows[0].Key, rows[len(rows)-1].Key; f.Large || len(first)+len(last) <= maxBounds {
@@ -228,6 +233,11 @@ func (c *Cache) place(w *worker, e *tablespace.EditTx, t *Table, i int) (f frame
 	c.Stats.FramedRows.Add(uint64(f.Rows))
 	e.Refs(run.ID(), 1)
 	return f, nil
+}
+
+// isLarge reports whether the rows are one large value, alone.
+func isLarge(rows []versionchain.Row) bool {
+	return len(rows) == 1 && len(rows[0].Value) > base.LargeValueSize
 }
 
 // hold keeps o active until unhold; false when it no longer is.

@@ -1,6 +1,9 @@
 package recordcache
 
 import (
+	"context"
+	"errors"
+
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/versionchain"
 )
@@ -46,7 +49,7 @@ type Writer struct {
 }
 
 // proof is what reading the frames of one list told about one key. It holds as
-// long as the leaf lists exactly these frames and the outcomes relied on stand.
+// long as the leaf lists exactly these frames, wherever it was meanwhile, and the outcomes relied on stand.
 type proof struct {
 	list    *frameList
 	verdict versionchain.Verdict
@@ -65,8 +68,9 @@ type proof struct {
 // value above base.LargeValueSize is written with WriteLarge.
 func (t *Table) Write(w *Writer, m Mode, key, value []byte) (*Leaf, error) {
 	w.proof.list = nil
+	need := versionchain.VersionSize(len(key), len(value), true)
 	for {
-		l, err := t.lockFor(w, key)
+		l, err := t.lockFor(w, key, need)
 		if err != nil {
 			return nil, err
 		}
@@ -88,14 +92,29 @@ func (t *Table) Write(w *Writer, m Mode, key, value []byte) (*Leaf, error) {
 			return l, nil
 		}
 		l.mu.Unlock()
-		if err := t.cache.makeRoom(w, l, key, versionchain.VersionSize(len(key), len(value), true)); err != nil {
+		if err := t.cache.makeRoom(w, l, key, need); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// lockFor returns the leaf that covers key, locked exclusively.
-func (t *Table) lockFor(w *Writer, key []byte) (*Leaf, error) {
+// lockFor returns the leaf that covers key, locked exclusively. If it must become
+// present first, it gets a page with need bytes free. REQUIRES: no lock is held
+// and nothing is reserved.
+func (t *Table) lockFor(w *Writer, key []byte, need int) (*Leaf, error) {
+	for {
+		l, err := t.lockOrBring(w, key, need)
+		if !errors.Is(err, errLongList) {
+			return l, err
+		}
+		if err := t.shorten(context.Background(), key); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// lockOrBring is lockFor; errLongList when the list must be made shorter.
+func (t *Table) lockOrBring(w *Writer, key []byte, need int) (*Leaf, error) {
 	if l := w.Hint; l != nil && l.table == t {
 		l.mu.Lock()
 		if l.covers(key) {
@@ -123,9 +142,13 @@ func (t *Table) lockFor(w *Writer, key []byte) (*Leaf, error) {
 				continue
 			}
 		}
-		if err := t.install(key); err != nil {
-			w.NeedBytes = 4 << 10
+		l, err := t.bring(key, need)
+		if err != nil {
+			w.NeedBytes = 0 // the error says it
 			return nil, err
+		}
+		if l != nil {
+			return l, nil
 		}
 	}
 }
@@ -160,7 +183,7 @@ func (l *Leaf) judge(w *Writer, m Mode, key []byte) (i int, exact bool, act acti
 	if verdict == versionchain.Unknown {
 		verdict = versionchain.Go
 		if l.list != nil {
-			if w.proof.list == l.list {
+			if w.proof.list.same(l.list) {
 				verdict = w.proof.recheck(w)
 			} else if l.sole != w.Self && l.list.mustRead(w, key) { // own frames never conflict
 				return i, exact, action{todo: doAsk, value: m != ModePut}
@@ -181,7 +204,7 @@ func (l *Leaf) judge(w *Writer, m Mode, key []byte) (i int, exact bool, act acti
 	switch {
 	case err != nil:
 		return i, exact, action{todo: doFail, err: err}
-	case !known && w.proof.list != l.list:
+	case !known && !w.proof.list.same(l.list):
 		if l.list.mayHold(w, key) {
 			return i, exact, action{todo: doAsk, value: true}
 		}
@@ -208,7 +231,7 @@ func (l *Leaf) exists(w *Writer, i int, exact bool) (exists, known bool, err err
 	if l.list == nil || f.Off != 0 {
 		return inMemory, true, nil
 	}
-	if w.proof.list != l.list {
+	if !w.proof.list.same(l.list) {
 		return false, false, nil
 	}
 	b := w.proof.found
@@ -449,7 +472,7 @@ func (l *Leaf) popGarbage(w *Writer, i int) bool {
 // restore.
 func (l *Leaf) restore(w *Writer, i int, key, value []byte, v *versionchain.Ver) (ok, done bool) {
 	p := &w.proof
-	if l.list == nil || p.list != l.list || !p.found.have || len(p.value) > base.LargeValueSize {
+	if l.list == nil || !p.list.same(l.list) || !p.found.have || len(p.value) > base.LargeValueSize {
 		return false, false
 	}
 	own := p.found.ord.TS == base.MaxTS

@@ -18,16 +18,17 @@
 //	sweep 0   cold leaves: t1's chains go to its temp table, what only r sees to
 //	          the shared run; 3 rows of t2 in a leaf are chilled to the log.
 //	          48 MiB: lower. Had nothing moved:
-//	sweep 1   warm leaves too;
-//	sweep 2   t2's 3 rows make a frame after all.
+//	sweep 1   warm leaves too, and the redo that t2 keeps goes to the log;
+//	sweep 2   t2's 3 rows make a frame after all, and t2 keeps nothing any more.
 //
 // Invariants
 //
 //   - M2: the scavenger allocates nothing from record memory; it reserves buffer
 //     and queue room before each leaf, and both drain without record memory.
 //   - M3: waiters are served first come, first served, each when a block of its
-//     size can be had; who is not served within a bounded time, or whose context
-//     ends, gets an error, ErrRecordMemory in the first case.
+//     size can be had; a round that did not serve the first is followed by one
+//     with less patience. ErrRecordMemory comes when several such rounds, and a
+//     bounded time, have moved nothing.
 //   - M6: any transaction's rows may be taken, waiting or idle ones included.
 //   - The flag rises at one place and falls at one place, whatever ended the
 //     episode (hysteresis between the two marks).

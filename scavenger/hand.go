@@ -25,7 +25,7 @@ func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) 
 	s := h.s
 	rq := recordcache.Request{Action: recordcache.Backlog, Horizon: s.Horizon()}
 	if patience > 1 {
-		rq.Action = recordcache.BacklogAll
+		rq.Action, rq.Patient = recordcache.BacklogAll, true
 	}
 	for visited, n := 0, s.Cache.Leaves()+1; visited < n; {
 		batch := s.Cache.Tick(h.batch)
@@ -39,7 +39,10 @@ func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) 
 			if err != nil {
 				return moved, err
 			}
-			moved = moved || freed
+			if freed {
+				moved = true
+				s.moved.Add(1)
+			}
 			if s.Arena.Reserved() <= s.low && !s.waiting() {
 				return true, nil
 			}

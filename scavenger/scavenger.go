@@ -30,9 +30,11 @@ type Scavenger struct {
 	flag     atomic.Bool
 	episodes atomic.Uint64
 	moved    atomic.Uint64 // steps that freed memory
+	still    atomic.Uint64 // rounds without patience that freed none
 	setFlag  atomic.Pointer[func(bool)]
 	track    atomic.Pointer[func(base.TxnID, base.LSN, uint64)]
 	stretch  atomic.Pointer[func(base.TxnID) []base.Epoch]
+	unburden atomic.Pointer[func(bool) bool]
 
 	// work is held shared by an episode or a merge, for Quiet; outermost.
 	work sync.RWMutex
@@ -67,8 +69,11 @@ const (
 	lowWater  = 76
 	// maxMerges is how many merge requests are kept; more are asked for again.
 	maxMerges = 4096
-	// waitLimit is how long a transaction waits while nothing can be moved.
-	waitLimit = 10 * time.Second
+	// waitLimit is how long a transaction waits while nothing can be moved, and
+	// stillRounds how many rounds must have shown that: a machine may be so slow
+	// that one of them takes longer.
+	waitLimit   = 10 * time.Second
+	stillRounds = 3
 )
 
 // New returns a scavenger at rest; Start sets it going.
@@ -82,11 +87,17 @@ func New(c Config) *Scavenger {
 
 // Start begins the scavenger's goroutines. setFlag raises and lowers the flag of
 // every active transaction, track notes log segments of what is chilled,
-// stretches returns the live savepoints of a transaction.
-func (s *Scavenger) Start(setFlag func(bool), track func(base.TxnID, base.LSN, uint64), stretches func(base.TxnID) []base.Epoch) {
+// stretches returns the live savepoints of a transaction, unburden takes what
+// transactions keep in charged buffers, with true all of it, and reports
+// whether there was any.
+func (s *Scavenger) Start(setFlag func(bool), track func(base.TxnID, base.LSN, uint64),
+	stretches func(base.TxnID) []base.Epoch, unburden func(all bool) bool,
+) {
+	s.unburden.Store(&unburden)
 	s.setFlag.Store(&setFlag)
 	s.track.Store(&track)
 	s.stretch.Store(&stretches)
+	s.Cache.OnStretches(stretches)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.done.Add(2)
@@ -172,6 +183,16 @@ func (s *Scavenger) waiting() bool {
 	return len(s.waiters) > 0
 }
 
+// first returns the waiter whose turn is next, nil when nobody waits.
+func (s *Scavenger) first() *waiter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiters) == 0 {
+		return nil
+	}
+	return s.waiters[0]
+}
+
 // episode is one spell of low memory, step by step (§4): load-based scavenge;
 // the flag; chill and backlog until reserved bytes pass the low-water mark.
 func (s *Scavenger) episode(ctx context.Context, h *hand) {
@@ -188,19 +209,25 @@ func (s *Scavenger) episode(ctx context.Context, h *hand) {
 			s.serve()
 			return
 		}
+		first := s.first()
 		moved, err := h.sweep(ctx, idle)
 		if err != nil {
 			return
 		}
-		if moved {
-			s.moved.Add(1)
+		if idle > 0 && (s.Arena.Reserved() > s.low || s.waiting()) {
+			if (*s.unburden.Load())(idle > 1) {
+				moved = true
+				s.moved.Add(1)
+			}
 		}
 		s.serve()
-		if moved {
+		if moved && (first == nil || first != s.first()) {
 			idle = 0
 			continue
 		}
-		if idle++; idle > 2 {
+		// Nothing moved, or not what the first in line needs: less patience.
+		if idle++; idle > 3 && !moved {
+			s.still.Add(1)
 			// Nothing moves: what is left is pinned or on its way. Let it go by.
 			select {
 			case <-ctx.Done():
@@ -339,7 +366,7 @@ func (s *Scavenger) Wait(ctx context.Context, need int) error {
 	poke(s.kick)
 	limit := time.NewTimer(waitLimit)
 	defer limit.Stop()
-	moved := s.moved.Load()
+	moved, still := s.moved.Load(), s.still.Load()
 	for {
 		select {
 		case <-w.ok:
@@ -351,8 +378,8 @@ func (s *Scavenger) Wait(ctx context.Context, need int) error {
 			s.forget(w)
 			return base.ErrClosed
 		case <-limit.C:
-			if now := s.moved.Load(); now != moved {
-				moved = now
+			if now := s.moved.Load(); now != moved || s.still.Load()-still < stillRounds {
+				moved, still = now, s.still.Load()
 				limit.Reset(waitLimit)
 				continue
 			}

@@ -148,6 +148,14 @@ func (l *Log) reuseLocked() {
 	l.segs = kept
 }
 
+// BytesSince returns the bytes appended after pos, which is not before the
+// checkpoint position.
+func (l *Log) BytesSince(pos base.LSN) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytesSinceLocked(pos)
+}
+
 // bytesSinceLocked returns the bytes appended after pos. REQUIRES: l.mu is held.
 func (l *Log) bytesSinceLocked(pos base.LSN) (n int64) {
 	at := l.SegmentOf(pos)

@@ -47,10 +47,11 @@ type Config struct {
 // Manager runs the transactions of one store.
 type Manager struct {
 	Config
-	snaps  *Snapshots
-	commit committer
-	waits  *waits
-	seq    atomic.Uint64
+	snaps    *Snapshots
+	commit   committer
+	waits    *waits
+	seq      atomic.Uint64
+	buffered atomic.Int64 // bytes charged for what small transactions keep
 
 	mu      sync.Mutex // guards the fields below
 	open    *state     // list of the open transactions
@@ -140,6 +141,44 @@ func (m *Manager) SetLowMemory(low bool) {
 	}
 }
 
+// Unburden takes from small transactions what they keep in charged buffers, of
+// those that are idle or wait included (M6), and reports whether that freed
+// memory: their redo goes to the log, and with all the lists of what they wrote
+// go too, which makes them large. Whoever is in the middle of a statement is
+// passed over: a statement ends, or waits. It never blocks on a transaction.
+func (m *Manager) Unburden(all bool) bool {
+	if m.buffered.Load() == 0 {
+		return false
+	}
+	m.mu.Lock()
+	active := make([]*Tx, 0, m.opened)
+	for st := m.open; st != nil; st = st.next {
+		active = append(active, st.tx)
+	}
+	m.mu.Unlock()
+	freed := false
+	for _, tx := range active {
+		if tx.mu.TryLock() {
+			freed = tx.unburden(all) || freed
+			tx.mu.Unlock()
+		}
+	}
+	return freed
+}
+
+// unburden is Unburden for one transaction. An error is the log's, which has
+// poisoned the store. REQUIRES: tx.mu is held.
+func (tx *Tx) unburden(all bool) bool {
+	if tx.ended != nil || tx.state == nil {
+		return false
+	}
+	had := tx.charged
+	if had == 0 || (!all && len(tx.redo) == 0) {
+		return false
+	}
+	return tx.shed(all) == nil && tx.charged < had
+}
+
 // Stretches returns the epochs that began the live savepoints of a transaction.
 // A savepoint made later begins above every epoch that is stored anywhere, so
 // the answer does not age.
@@ -219,14 +258,27 @@ func (m *Manager) Relaxed() {
 	m.mu.Unlock()
 }
 
+// Owed returns how many bytes of the log a checkpoint made now would let go: what
+// was appended since the last one, up to the newest published commit. What live
+// transactions have logged behind that does not count, since no checkpoint can
+// pass it: whoever waited for it might wait for a transaction that waits for them.
+func (m *Manager) Owed() int64 {
+	since := m.Log.SinceCheckpoint()
+	if since <= m.LogLimit/2 {
+		return since // too little to look closer
+	}
+	pos, _ := m.Published()
+	return since - m.Log.BytesSince(pos)
+}
+
 // admit delays a transaction's first write while the log is over its limit (L9).
 func (m *Manager) admit(ctx context.Context) error {
-	for m.Log.SinceCheckpoint() > m.LogLimit {
+	for m.Owed() > m.LogLimit {
 		m.mu.Lock()
 		ch := m.relaxed
 		m.mu.Unlock()
 		m.Behind()
-		if m.Log.SinceCheckpoint() <= m.LogLimit {
+		if m.Owed() <= m.LogLimit {
 			break
 		}
 		if err := m.Failure(); err != nil {
@@ -241,7 +293,7 @@ func (m *Manager) admit(ctx context.Context) error {
 		case <-time.After(time.Second): // the store may have failed meanwhile
 		}
 	}
-	if m.Log.SinceCheckpoint() > m.LogLimit/2 {
+	if m.Owed() > m.LogLimit/2 {
 		m.Behind()
 	}
 	for ch := m.Crowded(); ch != nil; ch = m.Crowded() {

@@ -72,9 +72,12 @@ type Savepoint struct {
 //
 // A failed statement leaves the transaction as it was before the statement.
 type Tx struct {
-	mu     sync.Mutex // held by every method; Close takes it to end the transaction
-	ended  error      // ErrTxDone or ErrClosed once it has ended
-	*state            // nil once it has ended
+	// mu is held by every method, but not while it waits for memory or for
+	// another transaction: Close takes it to end the transaction, the scavenger to
+	// take the buffers of one that is idle or waits (M6).
+	mu     sync.Mutex
+	ended  error // ErrTxDone or ErrClosed once it has ended
+	*state       // nil once it has ended
 }
 
 // state is what a transaction needs while it is open. It is used again by a
@@ -311,15 +314,19 @@ func (tx *Tx) attempt(t *recordcache.Table, m recordcache.Mode, key, value []byt
 		case err == nil:
 			return leaf, nil
 		case recordcache.IsNoMemory(err):
-			if err := tx.m.Scav.Wait(tx.ctx, max(tx.w.NeedBytes, recordcache.NeedOf(err), 2<<10)); err != nil {
+			need := max(tx.w.NeedBytes, recordcache.NeedOf(err), 2<<10)
+			mgr, ctx := tx.m, tx.ctx
+			if err := tx.parked(func() error { return mgr.Scav.Wait(ctx, need) }); err != nil {
 				return nil, err
 			}
 		case errors.Is(err, recordcache.ErrWait):
 			tx.m.Counters.Waits.Add(1)
-			err = tx.m.waits.wait(tx.ctx, tx.m.closing, tx.out.ID, tx.w.WaitOn, tx.w.WaitEpoch)
+			mgr, ctx := tx.m, tx.ctx
+			me, on, epoch := tx.out.ID, tx.w.WaitOn, tx.w.WaitEpoch
+			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, me, on, epoch) })
 			if err != nil {
 				if errors.Is(err, base.ErrDeadlock) {
-					tx.m.Counters.Deadlocks.Add(1)
+					mgr.Counters.Deadlocks.Add(1)
 				}
 				return nil, err
 			}
@@ -333,6 +340,19 @@ func (tx *Tx) attempt(t *recordcache.Table, m recordcache.Mode, key, value []byt
 			return nil, err
 		}
 	}
+}
+
+// parked waits without tx.mu, so that what the transaction keeps can be taken
+// from it meanwhile (M6). If it was ended meanwhile, that is the answer, and it has
+// no state any more: wait must not look at it.
+func (tx *Tx) parked(wait func() error) error {
+	tx.mu.Unlock()
+	err := wait()
+	tx.mu.Lock()
+	if tx.ended != nil {
+		return tx.ended
+	}
+	return err
 }
 
 // relieve takes the transaction's share of the scavenger's work while the
@@ -360,11 +380,30 @@ func (tx *Tx) note(t *recordcache.Table, leaf *recordcache.Leaf, m recordcache.M
 			Table: t.ID, Kind: kind, Epoch: tx.sp.Now(), Leave: tx.w.LastLeave, Key: key, Value: value,
 		})
 	}
-	if tx.bytes > tx.m.ChillThreshold || !tx.chargeBuffers() {
+	if tx.bytes > tx.m.ChillThreshold {
 		return tx.grow()
+	}
+	if !tx.chargeBuffers() {
+		return tx.shed(false)
 	}
 	if len(tx.redo) > maxRedo {
 		return tx.flushRedo()
+	}
+	return nil
+}
+
+// shed gives up buffers of a small transaction: its redo goes to the log; with
+// all, or if the rest does not fit, the transaction becomes large.
+func (tx *Tx) shed(all bool) error {
+	if all {
+		return tx.grow()
+	}
+	if err := tx.flushRedo(); err != nil {
+		return err
+	}
+	tx.redo = nil
+	if !tx.chargeBuffers() {
+		return tx.grow()
 	}
 	return nil
 }
@@ -373,25 +412,30 @@ func (tx *Tx) note(t *recordcache.Table, leaf *recordcache.Leaf, m recordcache.M
 // (M1). It reports false when there is no room.
 func (tx *Tx) chargeBuffers() bool {
 	n := int64(cap(tx.refs)*48 + cap(tx.keys) + cap(tx.redo))
-	if n <= freeBytes || n == tx.charged {
-		return true
+	if n <= freeBytes {
+		n = 0
 	}
-	if n < tx.charged {
-		tx.m.Arena.Uncharge(tx.charged - n)
-		tx.charged = n
-		return true
-	}
-	if !tx.m.Arena.Charge(n - tx.charged) {
+	switch delta := n - tx.charged; {
+	case delta < 0:
+		tx.m.Arena.Uncharge(-delta)
+	case delta > 0 && !tx.m.Arena.Charge(delta):
 		return false
 	}
-	tx.charged = n
+	tx.setCharged(n)
 	return true
+}
+
+func (tx *Tx) setCharged(n int64) {
+	if n != tx.charged {
+		tx.m.buffered.Add(n - tx.charged)
+		tx.charged = n
+	}
 }
 
 func (tx *Tx) uncharge() {
 	if tx.charged > 0 {
 		tx.m.Arena.Uncharge(tx.charged)
-		tx.charged = 0
+		tx.setCharged(0)
 	}
 }
 

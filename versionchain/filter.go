@@ -81,6 +81,9 @@ func filterAdd(filter []byte, probes byte, hash uint64) {
 // hash; probes are taken from its high bits.
 func filterStep(hash uint64) uint64 { return bits.RotateLeft64(hash, 32) | 1 }
 
+// FilterSize returns the length of the filter of a frame of so many rows.
+func FilterSize(rows int) int { return filterSize(rows) }
+
 func filterSize(keys int) int {
 	return min(max(1+(keys*filterBitsPerKey+7)/8, filterMinSize), filterMaxSize)
 }

@@ -94,6 +94,37 @@ func TestModel(t *testing.T) {
 					charged += n
 				}
 			},
+			"both": func(t *rapid.T) {
+				n, charge := rapid.IntRange(1, MaxBlock).Draw(t, "n"), int64(rapid.IntRange(0, MinCap/4).Draw(t, "charge"))
+				if b := a.AllocCharge(n, charge); b != nil {
+					add(b, n)
+					if charged += charge; blocks+charged > limit {
+						t.Fatalf("M2: AllocCharge left %d of the reserve", a.Cap()-blocks-charged)
+					}
+				}
+			},
+			"trade": func(t *rapid.T) {
+				if len(live) == 0 {
+					t.Skip()
+				}
+				i := rapid.IntRange(0, len(live)-1).Draw(t, "i")
+				x := live[i]
+				keep := rapid.IntRange(0, len(x.b)).Draw(t, "keep")
+				n := int64(rapid.IntRange(0, MaxBlock).Draw(t, "n"))
+				back := int64(len(x.b)) - int64((keep+UnitSize-1)/UnitSize*UnitSize)
+				rest, ok := a.Trade(x.b, keep, n)
+				if ok != (n <= back) {
+					t.Fatalf("Trade of %d bytes, to keep %d, for %d: %v", len(x.b), keep, n, ok)
+				}
+				if !ok {
+					return
+				}
+				blocks, charged = blocks-back, charged+n
+				if live[i].b = rest; len(rest) == 0 {
+					live[i] = live[len(live)-1]
+					live = live[:len(live)-1]
+				}
+			},
 			"uncharge": func(t *rapid.T) {
 				n := int64(rapid.IntRange(0, int(charged)).Draw(t, "n"))
 				a.Uncharge(n)
