@@ -18,7 +18,7 @@ import (
 // is held while it calls what takes DB.mu (GetWaitingCompaction, Schedule).
 type compactor struct {
 	mu       sync.Mutex // guards the fields below
-	idle     sync.Cond  // asking has become false
+	idle     sync.Cond  // asking has become false, or running has fallen
 	db       pebble.DBForCompaction
 	running  int
 	asking   bool // somebody asks Pebble what waits
@@ -39,6 +39,17 @@ func (c *compactor) open() {
 	c.granting = true
 	c.mu.Unlock()
 	c.grant()
+}
+
+// pause waits until no compaction runs, and lets none begin before open.
+// REQUIRES: the map is not wrecked, none of Pebble's locks is held.
+func (c *compactor) pause() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.granting = false
+	for c.asking || c.running > 0 {
+		c.idle.Wait()
+	}
 }
 
 // stop lets no further compaction begin. It waits for nothing.
@@ -73,6 +84,14 @@ func (c *compactor) grant() {
 	}
 	c.asking = false
 	c.idle.Broadcast()
+}
+
+// HoldCompactions keeps the files of the leaf map as they are, but for flushes,
+// until release is called: for tests that damage them. It waits for the compaction
+// that runs. One hold at a time; release it before Close.
+func (s *Space) HoldCompactions() (release func()) {
+	s.compactor.pause()
+	return s.compactor.open
 }
 
 // Register implements pebble.CompactionScheduler.
@@ -120,6 +139,7 @@ func (c *compactor) CumulativeStats(pebble.CompactionGrantHandleStats) {}
 func (c *compactor) Done() {
 	c.mu.Lock()
 	c.running--
+	c.idle.Broadcast()
 	c.mu.Unlock()
 	c.grant()
 }

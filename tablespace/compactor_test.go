@@ -51,10 +51,16 @@ func TestCompactor(t *testing.T) {
 	want("done", 2)
 	c.Done()
 	try("none runs", true)
+	c.Done()
+	c.pause()
+	d.waiting = 1
+	try("paused", false)
+	c.open()
+	want("resumed", 3)
 	d.waiting = 1
 	c.stop()
 	c.Done()
-	want("stopped", 2)
+	want("stopped", 3)
 	try("stopped", false)
 	c.Unregister()
 }
