@@ -57,7 +57,6 @@ func ofAbandonedMaps() (opts []goleak.Option) {
 		pebble + ".(*DB).compact",
 		pebble + ".(*cleanupManager).mainLoop",
 		pebble + ".openCleanupManager.func1",
-		pebble + ".(*ConcurrencyLimitScheduler).periodicGranter",
 		pebble + "/record.NewLogWriter.func2",
 		pebble + "/internal/genericcache.(*shard[...]).releaseLoop",
 	} {

@@ -98,7 +98,10 @@ func (v *view) ceiling(table base.TableID, key []byte, from bool) ([]byte, error
 			case cmp > 0:
 				return false
 			case !p.deleted:
-				low = p.low
+				// Whoever made the entry may have written the empty key as nil.
+				if low = p.low; low == nil {
+					low = []byte{}
+				}
 				return false
 			case cmp == 0:
 				row, ok = v.rowLow(v.next(), table)

@@ -352,3 +352,31 @@ func TestEntrySeq(t *testing.T) {
 		}
 	}
 }
+
+// The sweep of a rolled back transaction asked for the first entry of a table from
+// the empty key on, and was told that there is none: the entry was still in the
+// overlay, with nil for its Low. Its frames stayed listed, the owner was
+// forgotten, and who read the leaf met an unknown transaction.
+func TestNextLowOfTheFirstEntry(t *testing.T) {
+	s := openFresh(t)
+	next := func(want string) {
+		t.Helper()
+		low, found, err := s.NextLow(1, nil, []byte("z"))
+		if err != nil || !found || low == nil || string(low) != want {
+			t.Fatalf("first entry at %q, %t, %v; want %q", low, found, err, want)
+		}
+	}
+	edit(t, s, func(e *EditTx) { e.Put(1, Entry{Low: []byte("m")}) })
+	if _, err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	release := s.holdApplier(t)
+	next("m")
+	edit(t, s, func(e *EditTx) { e.Put(1, Entry{High: []byte("m")}) })
+	next("")
+	release()
+	if _, err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	next("")
+}

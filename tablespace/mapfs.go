@@ -274,6 +274,7 @@ func (s *Space) openPebble(po *pebble.Options) (*pebble.DB, error) {
 	case r := <-done:
 		return r.db, r.err
 	case <-s.mapFS.wrecked:
+		s.compactor.stop()
 		s.mapFS.abandon()
 		return nil, s.p.get()
 	}
@@ -304,6 +305,7 @@ func (s *Space) closeMap() error {
 	case err := <-done:
 		return err
 	case <-s.mapFS.wrecked:
+		s.compactor.stop()
 		s.mapFS.abandon()
 		return s.p.get()
 	}

@@ -67,15 +67,16 @@ func (o *Options) setDefaults() {
 // Space is an open tablespace. All methods may be called at any time from any
 // goroutine, unless they say otherwise.
 type Space struct {
-	o      Options
-	p      poison
-	fence  *fence
-	mapFS  *mapFS
-	runDir string
-	dir    vfs.File   // the run directory, for syncing
-	dirMu  sync.Mutex // one sync of dir at a time
-	db     *pebble.DB
-	loaded Loaded
+	o         Options
+	p         poison
+	fence     *fence
+	mapFS     *mapFS
+	compactor *compactor
+	runDir    string
+	dir       vfs.File   // the run directory, for syncing
+	dirMu     sync.Mutex // one sync of dir at a time
+	db        *pebble.DB
+	loaded    Loaded
 
 	compacted chan struct{} // Pebble finished a compaction; holds one signal
 
@@ -122,6 +123,7 @@ func Open(o Options) (*Space, error) {
 	s.p.hooks = []func(error){s.bytes.fail, s.room.fail, s.wakeAll}
 	s.fence = &fence{FS: o.FS, p: &s.p}
 	s.mapFS = newMapFS(o.FS, &s.p)
+	s.compactor = newCompactor()
 	s.runDir = o.FS.PathJoin(o.Dir, runDirName)
 	s.bytes.size, s.bytes.onWait = o.BufferSize, s.kickFlusher
 	s.room.size = int64(o.MaxQueuedEdits)
@@ -168,7 +170,7 @@ func (s *Space) openFiles() error {
 		if err = s.load(); err == nil {
 			return nil
 		}
-		err = errors.Join(err, s.db.Close())
+		err = errors.Join(err, s.closeMap())
 	}
 	return errors.Join(err, s.dir.Close())
 }
@@ -212,6 +214,8 @@ func (s *Space) openMap() error {
 	}
 	po.Experimental.ReadSamplingMultiplier = -1 // reads start no compactions
 	po.Experimental.FileCacheShards = 2
+	po.Experimental.CompactionScheduler = s.compactor
+	po.CompactionConcurrencyRange = func() (lower, upper int) { return 1, 1 }
 	for i := range po.Levels {
 		po.Levels[i].IndexBlockSize = 64 << 10 // one level of index per table: a block read less per lookup
 		po.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
@@ -224,6 +228,7 @@ func (s *Space) openMap() error {
 		return s.mapError("open leaf map", err)
 	}
 	s.db = db
+	s.compactor.open()
 	return nil
 }
 

@@ -29,7 +29,6 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction(pebble+".(*DB).compact"),
 		goleak.IgnoreAnyFunction(pebble+".(*cleanupManager).mainLoop"),
 		goleak.IgnoreAnyFunction(pebble+".openCleanupManager.func1"),
-		goleak.IgnoreAnyFunction(pebble+".(*ConcurrencyLimitScheduler).periodicGranter"),
 		goleak.IgnoreAnyFunction(pebble+"/record.NewLogWriter.func2"),
 		goleak.IgnoreAnyFunction(pebble+"/internal/genericcache.(*shard[...]).releaseLoop"),
 	)
