@@ -9,6 +9,8 @@ import (
 // that does not hold. It takes the lock for as long as it takes: for tests and
 // for the invariants tag.
 func (a *Arena) Check() error {
+	a.trimMu.Lock() // a slab that is being trimmed is counted nowhere
+	defer a.trimMu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.blocks+a.charged > a.cap+a.over || a.now.Load() != a.blocks+a.charged || a.peak > a.cap+a.over {
