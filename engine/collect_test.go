@@ -97,6 +97,9 @@ func TestSpaceStaysBounded(t *testing.T) {
 	db := mustOpen(t, o)
 	s := newSpaceStore(t, db, 10000*(*scale), 380, 1)
 	total := 20 * s.live
+	if testing.Short() {
+		total = 8 * s.live
+	}
 	nextCrash := total / 5
 	for s.written < total {
 		for range 20 {

@@ -212,7 +212,10 @@ func (p *crashPoint) recoverTwice(t *testing.T, o Options, writers []*crashWrite
 // not open.
 func TestCrashBetweenManifestAndMarker(t *testing.T) {
 	collect := func(mem *vfs.MemFS, moment string, seeds uint64) (clones []*vfs.MemFS) {
+		var mu sync.Mutex // several goroutines write
 		fs := &syncFS{MemFS: mem, after: func(_, name string) {
+			mu.Lock()
+			defer mu.Unlock()
 			if strings.Contains(name, moment) {
 				for seed := range seeds {
 					clones = append(clones, mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rngOf(seed)}))

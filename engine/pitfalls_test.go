@@ -229,12 +229,17 @@ func TestPitfallCommitDuringCheckpoint(t *testing.T) {
 	for _, second := range []bool{false, true} {
 		t.Run(fmt.Sprint("second checkpoint=", second), func(t *testing.T) {
 			o := memOptions()
+			o.LogLimit = 64 << 20 // nobody waits for the checkpoint
 			fs := newCrashFS(t)
 			h := &hookFS{FS: fs}
 			o.FS = h
 			db := mustOpen(t, o)
 			tb := mustTable(t, db, "t")
 			inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, 1000, 100) })
+			// More than buffers hold, behind the rows that matter: the first frame
+			// is written while the checkpoint still walks.
+			more := mustTable(t, db, "more")
+			inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, more, 0, 20000, 100) })
 			during(t, h, db, func() {
 				inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, 1000, 50) })
 			})

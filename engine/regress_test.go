@@ -162,6 +162,10 @@ func TestGroupsSurviveTwoCrashes(t *testing.T) {
 
 // Any number of dead intervals fits into a commit (M5).
 func TestManyDeadIntervals(t *testing.T) {
+	intervals := 25000
+	if testing.Short() {
+		intervals = 6000
+	}
 	for _, large := range []bool{false, true} {
 		t.Run(fmt.Sprint("large=", large), func(t *testing.T) {
 			o := memOptions()
@@ -172,7 +176,7 @@ func TestManyDeadIntervals(t *testing.T) {
 			db := mustOpen(t, o)
 			tb := mustTable(t, db, "t")
 			tx := mustBegin(t, db, TxOptions{})
-			for i := range 25000 {
+			for i := range intervals {
 				sp, err := tx.Savepoint()
 				check(t, err)
 				put(t, tx, tb, "dead", "x")

@@ -77,11 +77,7 @@ func (l *Leaf) check(c *Cache, report func(error)) {
 	if cost := l.cost(); l.charged != cost {
 		bad("M1", "its descriptor costs %d bytes, %d are charged", cost, l.charged)
 	}
-	for i := range l.listLen() {
-		if f := &l.list.frames[i]; (f.Owner != 0) != (f.out != nil) || f.out != nil && f.out.ID != f.Owner {
-			bad("L7", "frame %d of owner %v has another outcome", i, f.Owner)
-		}
-	}
+	l.checkList(bad)
 	live, unclean := 0, 0
 	for i := range l.page.Len() {
 		key := l.page.Key(i)
@@ -100,6 +96,22 @@ func (l *Leaf) check(c *Cache, report func(error)) {
 	}
 	if unclean > 0 && !l.dirty {
 		bad("L6", "%d committed versions that no frame holds in a leaf marked clean", unclean)
+	}
+}
+
+// checkList verifies the frame list. REQUIRES: l.mu is held.
+func (l *Leaf) checkList(bad func(inv, format string, args ...any)) {
+	for i := range l.listLen() {
+		f := &l.list.frames[i]
+		if l.list.index(f.Addr) != i {
+			bad("L10", "frame at %d of run %x is listed twice", f.Off, uint64(f.Run))
+		}
+		if (f.Owner != 0) != (f.out != nil) || f.out != nil && f.out.ID != f.Owner {
+			bad("L7", "frame %d of owner %v has another outcome", i, f.Owner)
+		}
+		if f.Owner == 0 && f.Newest == 0 {
+			bad("P2", "committed frame at %d of run %x without a timestamp", f.Off, uint64(f.Run))
+		}
 	}
 }
 

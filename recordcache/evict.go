@@ -93,6 +93,9 @@ func (c *Cache) Relieve(ctx context.Context, l *Leaf, rq *Request) (rep Report, 
 	if rep.collapse {
 		l.collapse(c)
 	}
+	if err == nil {
+		l.assert(c)
+	}
 	l.mu.Unlock()
 	rep.Freed = before - c.arena.Reserved()
 	if merge && c.mergeReq != nil {

@@ -188,3 +188,31 @@ func TestDirHeadKeepsOrder(t *testing.T) {
 		}
 	})
 }
+
+// The oldest tombstone goes if nothing lies below it, nobody reads from before it
+// and the log does not bring back what it deleted; a lock if nobody does (P5).
+func TestKeepNeededTombstonesAndLocks(t *testing.T) {
+	row := func(ts base.CommitTS, k base.Kind) versionchain.Row {
+		return versionchain.Row{Key: []byte("k"), Kind: k, Order: base.Order{TS: ts}}
+	}
+	tomb := []versionchain.Row{row(30, base.KindTombstone), row(20, base.KindValue)}
+	lock := []versionchain.Row{row(30, base.KindLock), row(20, base.KindValue)}
+	for _, c := range []struct {
+		name  string
+		chain []versionchain.Row
+		h     versionchain.Horizon
+		rules mergeRules
+		want  int
+	}{
+		{"nothing needs it", tomb, versionchain.Horizon{40}, mergeRules{complete: true, replayed: 30}, 0},
+		{"older frames stay listed", tomb, versionchain.Horizon{40}, mergeRules{replayed: 30}, 1},
+		{"recovery would replay what it deleted", tomb, versionchain.Horizon{40}, mergeRules{complete: true, replayed: 29}, 1},
+		{"a snapshot is older", tomb, versionchain.Horizon{25, 40}, mergeRules{complete: true, replayed: 30}, 2},
+		{"a lock that nobody began before", lock, versionchain.Horizon{40}, mergeRules{complete: true, replayed: 30}, 1},
+		{"a lock that conflicts with a snapshot", lock, versionchain.Horizon{25, 40}, mergeRules{complete: true, replayed: 30}, 2},
+	} {
+		if got := keepNeeded(nil, c.chain, c.h, c.rules); len(got) != c.want {
+			t.Errorf("%s: %d versions are kept, want %d: %v", c.name, len(got), c.want, got)
+		}
+	}
+}

@@ -76,6 +76,7 @@ func (l *Leaf) replace(c *Cache, w *worker, m *merging) error {
 	}
 	l.setList(nl, c)
 	l.settleCharge(c)
+	l.assert(c)
 	return nil
 }
 

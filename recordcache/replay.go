@@ -176,10 +176,11 @@ func (t *Table) installWithin(key, low, high []byte) error {
 	if !c.arena.Charge(l.charged) {
 		return &needError{l.charged}
 	}
-	if !t.link(l, key, false, moved, sealed) {
+	ok, err := t.link(l, key, false, moved, sealed)
+	if !ok {
 		c.arena.Uncharge(l.charged)
 	}
-	return nil
+	return err
 }
 
 // DropData removes everything that the table has, in memory and in the map.

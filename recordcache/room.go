@@ -94,6 +94,7 @@ func (c *Cache) sealUniform(l *Leaf, o *versionchain.Outcome, edge []byte) (done
 	if !l.settleCharge(c) {
 		l.collapse(c) // its new fence is longer, and there is no room even for that
 	}
+	l.assert(c)
 	return true, nil
 }
 
@@ -271,6 +272,7 @@ func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
 	t.addLocked(r)
 	t.mu.Unlock()
 	l.settleCharge(c)
+	l.assert(c)
 	return nil
 }
 

@@ -313,6 +313,7 @@ func (l *Leaf) dropAborted(c *Cache, w *worker) {
 	w.end(e)
 	l.setList(nl, c)
 	l.settleCharge(c) // it became shorter
+	l.assert(c)
 }
 
 func (l *Leaf) listsAborted() bool {

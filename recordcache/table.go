@@ -252,7 +252,8 @@ func (t *Table) bring(key []byte, need int) (*Leaf, error) {
 	if need > 0 {
 		l.mu.Lock()
 	}
-	if !t.link(l, key, found, moved, sealed) {
+	ok, err := t.link(l, key, found, moved, sealed)
+	if !ok {
 		if b := l.page.Block(); b != nil {
 			c.arena.Free(b)
 		}
@@ -260,7 +261,7 @@ func (t *Table) bring(key []byte, need int) (*Leaf, error) {
 		if need > 0 {
 			t.await(key)
 		}
-		return nil, nil
+		return nil, err
 	}
 	if crowded && c.mergeReq != nil {
 		c.mergeReq(t, bytes.Clone(key))
@@ -297,19 +298,19 @@ func (l *Leaf) take(c *Cache, need int) error {
 
 // link enters a leaf read from the map into the directory, unless what was read
 // may be stale.
-func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) bool {
+func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.claimed(key) {
-		return false
+		return false, nil
 	}
 	if t.moved.Load() != moved || (!entry && t.sealed.Load() != sealed) {
-		return false
+		return false, nil
 	}
 	if p := floor(t.tree, key); p != nil {
 		if bytes.Compare(key, p.low) >= 0 {
 			if p.high == nil || bytes.Compare(key, p.high) < 0 {
-				return false // present by now
+				return false, nil // present by now
 			}
 			if !entry && bytes.Compare(p.high, l.low) > 0 {
 				l.low = p.high
@@ -330,11 +331,17 @@ func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) bool
 		}
 	}
 	l.setFences(l.low, l.high)
+	if more := l.cost() - l.charged; more > 0 { // for fences of the neighbours
+		if !t.cache.arena.Charge(more) {
+			return false, &needError{more}
+		}
+		l.charged += more
+	}
 	// In the ring before anybody can find it: a commit that walks the ring must
 	// not miss a leaf that its transaction has written.
 	t.cache.ring.add(l)
 	t.addLocked(l)
-	return true
+	return true, nil
 }
 
 // beforeLocked returns the leaf whose item precedes that of l.

@@ -239,7 +239,7 @@ func TestPageAgainstModel(t *testing.T) {
 					if p.Garbage() != 0 {
 						m.compact()
 					}
-					p = p.MoveTo(block(len(p.Block())+rapid.IntRange(0, 8<<10).Draw(t, "growth")), prefix)
+					p = p.MoveTo(block(len(p.Block())+rapid.IntRange(1, 8<<10).Draw(t, "growth")), prefix)
 					p = p.InBlock(bytes.Clone(p.Block()))
 				}
 			}
