@@ -22,7 +22,7 @@ func benchDB(b *testing.B, o *Options) (*DB, *Table) {
 
 // fatal is check without b.Helper, which walks the stack: for loops that are
 // measured.
-func fatal(b *testing.B, err error) {
+func fatal(b *testing.B, err error) { //nolint:thelper // b.Helper is what it is there to avoid
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -143,10 +143,10 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 			return false, err
 		}
 	}
-	switch {
-	case rq.Action == Checkpoint:
+	switch rq.Action {
+	case Checkpoint:
 		l.retireChilled(c)
-	case rq.Action == Tidy:
+	case Tidy:
 	default:
 		l.retire(c)
 	}
