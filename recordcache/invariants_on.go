@@ -1,4 +1,4 @@
-//go:build invariants
+//go:build saker_invariants
 
 package recordcache
 

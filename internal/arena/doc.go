@@ -40,7 +40,7 @@
 // arena though Reserved()+n ≤ Cap(); that physical memory shrinks on Free (it
 // does on Trim).
 //
-// Under the build tags race and invariants blocks are Go memory, for the race
+// Under the build tags race and saker_invariants blocks are Go memory, for the race
 // detector does not see any other, freed blocks are filled with 0xDB, and what
 // was written to them since is found when they are used again.
 package arena

@@ -1,4 +1,4 @@
-//go:build linux && !race && !invariants
+//go:build linux && !race && !saker_invariants
 
 package arena
 

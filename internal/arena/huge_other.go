@@ -1,4 +1,4 @@
-//go:build unix && !linux && !race && !invariants
+//go:build unix && !linux && !race && !saker_invariants
 
 package arena
 

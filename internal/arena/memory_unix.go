@@ -1,4 +1,4 @@
-//go:build unix && !race && !invariants
+//go:build unix && !race && !saker_invariants
 
 package arena
 
