@@ -3,7 +3,7 @@
 // A leaf is a key range with one lock: chains in record memory over a list of
 // frames on disk.
 //
-//	directory (copy-on-write, published)      leaf map (tablespace)
+//	directory (copy-on-write, searched)       leaf map (tablespace)
 //	 …  ├─ leaf ─┤   gap   ├─ leaf ─┤ …        entries and holes: answer for gaps
 //	        │ low ≤ key < high
 //	        ▼

@@ -22,6 +22,7 @@ type indexState struct {
 	p        atomic.Pointer[leafIndex]
 	changes  int          // of the directory since the index was made; guarded by Table.mu
 	size     atomic.Int64 // leaves in it
+	leaves   atomic.Int64 // in the directory
 	searches atomic.Int64 // of the directory since there is none
 	building atomic.Bool
 }
@@ -65,15 +66,14 @@ func (t *Table) guess(key []byte) *Leaf {
 // missIndex counts a search without an index and makes one when that pays.
 func (t *Table) missIndex() {
 	s := &t.index
-	d := t.dir.Load()
-	n := int64(d.Len())
+	n := s.leaves.Load()
 	if n < minIndexed || s.searches.Add(1) < n/4 || !s.building.CompareAndSwap(false, true) {
 		return
 	}
 	defer s.building.Store(false)
 	t.mu.Lock()
 	s.changes = 0
-	d = t.dir.Load()
+	d := t.cloneLocked()
 	t.mu.Unlock()
 	ix := &leafIndex{}
 	ix.fill(d)

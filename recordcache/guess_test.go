@@ -18,7 +18,7 @@ func leavesAt(fences [][]byte) *Table {
 		l.setFences(low, high)
 		tb.tree.ReplaceOrInsert(itemAt(low, l))
 	}
-	tb.publish()
+	tb.changedLocked()
 	return tb
 }
 
@@ -42,7 +42,7 @@ func TestGuessNamesTheLeaf(t *testing.T) {
 	}
 	for range 100_000 {
 		k := key(rng.Uint64N(x + 1<<40))
-		if got, want := tb.guess(k), floor(tb.dir.Load(), k); got != want {
+		if got, want := tb.guess(k), floor(tb.directory(), k); got != want {
 			t.Fatalf("key %x: guess %x, want %x", k, got.low, want.low)
 		}
 	}
@@ -81,5 +81,42 @@ func TestIndexFollowsTheDirectory(t *testing.T) {
 		if l := tb.guess(fences[3]); l != nil {
 			t.Fatal("a guess among fences that look alike")
 		}
+	}
+}
+
+// TestSearchFollowsTheDirectory: whatever was searched before, a search after a
+// change names the leaf of the tree as it is now, in its clone and under its lock
+// alike, and the version tells a searcher that the tree has changed.
+func TestSearchFollowsTheDirectory(t *testing.T) {
+	tb := leavesAt([][]byte{nil})
+	rng := rand.New(rand.NewPCG(5, 6))
+	cloned := 0
+	for range 2000 {
+		k := []byte{byte(rng.Uint32()), byte(rng.Uint32())}
+		l, version := tb.search(k)
+		tb.mu.Lock()
+		if p := floor(tb.tree, k); p != l {
+			t.Fatalf("search for %x: leaf at %x, want %x", k, l.low, p.low)
+		}
+		if len(l.low) > 0 && rng.IntN(3) == 0 {
+			tb.removeLocked(l)
+		} else if string(l.low) != string(k) {
+			n := &Leaf{table: tb}
+			n.setFences(k, nil)
+			tb.addLocked(n)
+		}
+		tb.mu.Unlock()
+		if tb.version.Load() == version && string(l.low) != string(k) {
+			t.Fatal("the directory has changed and its version has not")
+		}
+		for range rng.IntN(2 * cloneAfter) {
+			tb.search(k)
+		}
+		if tb.dir.Load() != nil {
+			cloned++
+		}
+	}
+	if cloned == 0 || cloned == 2000 {
+		t.Fatalf("%d of 2000 directories were cloned", cloned)
 	}
 }

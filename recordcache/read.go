@@ -47,15 +47,14 @@ func (t *Table) Get(r *versionchain.Reader, sc *Scratch, dst, key []byte) (val [
 		l.mu.RUnlock()
 	}
 	for tries := 0; ; {
-		d := t.dir.Load()
-		l := floor(d, key)
+		l, version := t.search(key)
 		if l != nil {
 			l.mu.RLock()
 			if l.covers(key) {
 				return l.get(r, sc, dst, key)
 			}
 			l.mu.RUnlock()
-			if t.dir.Load() != d {
+			if t.version.Load() != version {
 				continue
 			}
 		}

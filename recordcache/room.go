@@ -178,7 +178,7 @@ func growth(want int) int {
 	case want < 2<<10:
 		return want / 2
 	case want < 8<<10:
-		return want
+		return want / 2
 	default:
 		return 4 << 10
 	}

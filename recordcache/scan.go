@@ -334,8 +334,8 @@ func (it *Iter) fill() error {
 // view captures the leaf, the map entry or the hole at the bound.
 func (it *Iter) view() (low, high []byte, err error) {
 	for {
-		d := it.t.dir.Load()
-		l, edge := it.present(d)
+		version := it.t.version.Load() // before the directory: never newer than it
+		l, edge := it.present(it.t.directory())
 		if l != nil {
 			low, high, list := l.low, l.high, l.list
 			held, err := it.capture(l, high) // unlocks
@@ -345,7 +345,7 @@ func (it *Iter) view() (low, high []byte, err error) {
 			held.release()
 			return low, high, err
 		}
-		if it.t.dir.Load() != d {
+		if it.t.version.Load() != version {
 			continue
 		}
 		return it.gapView(edge)

@@ -108,12 +108,15 @@ func (l *Leaf) collapse(c *Cache) {
 	l.charged = 0
 }
 
-// Cold reports whether the leaf was not touched since the last call, and
-// whether it holds resident bytes.
-func (l *Leaf) Cold() (cold, resident bool) {
+// Cold reports whether the leaf was not touched since the last call, and how
+// many resident bytes it holds.
+func (l *Leaf) Cold() (cold bool, resident int) {
 	cold = l.ref.Swap(0) == 0
 	l.mu.RLock()
-	resident = l.page.Block() != nil || l.mem != nil
+	resident = len(l.page.Block())
+	for _, b := range l.mem {
+		resident += len(b)
+	}
 	l.mu.RUnlock()
 	return cold, resident
 }

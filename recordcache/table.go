@@ -55,11 +55,13 @@ type Table struct {
 	Name  string
 	cache *Cache
 
-	dir atomic.Pointer[directory] // published, never changed; may be stale to its reader
+	dir     atomic.Pointer[directory] // a clone of tree, never changed; nil: of none since it changed
+	version atomic.Uint64             // of tree; rises with each change, after dir has gone
 
-	mu    sync.Mutex // guards tree and claim, and with a leaf's lock its fences
-	tree  *directory // private; published as a clone after each change
-	index indexState
+	mu       sync.Mutex // guards tree, searches and claim, and with a leaf's lock its fences
+	tree     *directory
+	searches int // of tree since it changed
+	index    indexState
 	// claim, if not nil, is a gap whose entry is being made shorter: no leaf of it
 	// becomes present. short is the epoch of an entry that could not be shortened
 	// below the bound.
@@ -88,7 +90,6 @@ type Table struct {
 func newTable(c *Cache, id base.TableID, name string) *Table {
 	t := &Table{ID: id, Name: name, cache: c}
 	t.tree = btree.NewG(32, dirLess)
-	t.dir.Store(t.tree.Clone())
 	return t
 }
 
@@ -137,11 +138,53 @@ func below(d *directory, key []byte) *Leaf {
 	return l
 }
 
-// publish makes the private tree the directory. REQUIRES: t.mu is held.
-func (t *Table) publish() {
-	t.dir.Store(t.tree.Clone())
+// changedLocked says that the tree has changed. REQUIRES: t.mu is held.
+func (t *Table) changedLocked() {
+	t.dir.Store(nil)
+	t.version.Add(1)
+	t.searches = 0
+	t.index.leaves.Store(int64(t.tree.Len()))
 	t.index.changes++
 	t.index.agedLocked()
+}
+
+// cloneAfter is how many searches an unchanged tree serves under its lock before
+// it is cloned for searches without one: a clone makes the next change copy a
+// path of nodes.
+const cloneAfter = 32
+
+// directory returns the present leaves as of now, to be searched without a lock.
+func (t *Table) directory() *directory {
+	if d := t.dir.Load(); d != nil {
+		return d
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cloneLocked()
+}
+
+func (t *Table) cloneLocked() *directory {
+	d := t.dir.Load()
+	if d == nil {
+		d = t.tree.Clone()
+		t.dir.Store(d)
+	}
+	return d
+}
+
+// search returns the present leaf with the greatest low fence ≤ key, nil if there
+// is none, and the version of the directory that says so, or an older one.
+func (t *Table) search(key []byte) (*Leaf, uint64) {
+	v := t.version.Load() // before the directory: never newer than it
+	if d := t.dir.Load(); d != nil {
+		return floor(d, key), v
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.searches++; t.searches >= cloneAfter {
+		t.cloneLocked()
+	}
+	return floor(t.tree, key), t.version.Load()
 }
 
 // addLocked enters l into the directory and repairs the item of the leaf to its
@@ -158,7 +201,7 @@ func (t *Table) addLocked(l *Leaf) {
 		t.tree.ReplaceOrInsert(itemAt(pred.leaf.low, pred.leaf))
 	}
 	t.tree.ReplaceOrInsert(itemAt(l.low, l))
-	t.publish()
+	t.changedLocked()
 }
 
 // removeLocked takes l out of the directory. REQUIRES: t.mu is held.
@@ -176,15 +219,14 @@ func (t *Table) removeLocked(l *Leaf) {
 		}
 	}
 	t.tree.Delete(it)
-	t.publish()
+	t.changedLocked()
 }
 
 // find returns a present leaf that covered key a moment ago, nil for a gap. The
 // caller locks it and asks covers again.
 func (t *Table) find(key []byte) *Leaf {
 	for {
-		d := t.dir.Load()
-		l := floor(d, key)
+		l, version := t.search(key)
 		if l == nil {
 			return nil
 		}
@@ -194,7 +236,7 @@ func (t *Table) find(key []byte) *Leaf {
 		if ok {
 			return l
 		}
-		if t.dir.Load() == d {
+		if t.version.Load() == version {
 			return nil
 		}
 	}

@@ -130,15 +130,14 @@ func (t *Table) lockOrBring(w *Writer, key []byte, need int) (*Leaf, error) {
 		l.mu.Unlock()
 	}
 	for {
-		d := t.dir.Load()
-		l := floor(d, key)
+		l, version := t.search(key)
 		if l != nil {
 			l.mu.Lock()
 			if l.covers(key) {
 				return l, nil
 			}
 			l.mu.Unlock()
-			if t.dir.Load() != d {
+			if t.version.Load() != version {
 				continue
 			}
 		}

@@ -2,6 +2,7 @@ package scavenger
 
 import (
 	"context"
+	"runtime"
 
 	"github.com/sakerdb/saker/recordcache"
 )
@@ -10,6 +11,10 @@ import (
 type hand struct {
 	s     *Scavenger
 	batch []*recordcache.Leaf
+
+	// Of the leaves met since the last reckoning, those with resident bytes, and
+	// those bytes; mean is what one had on average before.
+	met, bytes, mean int
 }
 
 func (s *Scavenger) newHand() *hand {
@@ -17,16 +22,21 @@ func (s *Scavenger) newHand() *hand {
 }
 
 // sweep moves the hand once around at most, until reserved bytes pass the
-// low-water mark, and reports whether anything was freed. At patience zero warm
-// leaves get a second chance; later everything is taken that can be: small
-// transactions' rows are chilled where a frame is not worth it, and framed when
-// even that was not enough.
+// low-water mark, and reports whether anything was freed. At patience zero it takes
+// cold leaves only, and of them those with at least the average of resident bytes:
+// a frame, its place in a list and its share of a merge cost the same whatever is
+// in it. Later everything is taken that can be: small transactions' rows are
+// chilled where a frame is not worth it, and framed when even that was not enough.
 func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) {
 	s := h.s
 	rq := recordcache.Request{Action: recordcache.Backlog, Horizon: s.Horizon()}
 	if patience > 1 {
 		rq.Action, rq.Patient = recordcache.BacklogAll, true
 	}
+	if h.met > 0 {
+		h.mean = h.bytes / h.met
+	}
+	h.met, h.bytes = 0, 0
 	for visited, n := 0, s.Cache.Leaves()+1; visited < n; {
 		batch := s.Cache.Tick(h.batch)
 		if len(batch) == 0 {
@@ -46,6 +56,9 @@ func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) 
 			if s.Arena.Reserved() <= s.low && !s.waiting() {
 				return true, nil
 			}
+			if freed {
+				runtime.Gosched() // whoever waited for this leaf goes first
+			}
 		}
 		s.serve()
 	}
@@ -56,10 +69,12 @@ func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) 
 func (h *hand) take(ctx context.Context, l *recordcache.Leaf, rq *recordcache.Request, patience int) (bool, error) {
 	s := h.s
 	cold, resident := l.Cold()
-	if !resident {
+	if resident == 0 {
 		return (cold || patience > 0) && s.Cache.Collapse(l), nil
 	}
-	if !cold && patience == 0 {
+	h.met++
+	h.bytes += resident
+	if patience == 0 && (!cold || resident < h.mean) {
 		return false, nil
 	}
 	rep, err := s.Cache.Relieve(ctx, l, rq)

@@ -3,6 +3,7 @@ package scavenger
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -290,7 +291,7 @@ func (s *Scavenger) prune(ctx context.Context, h *hand) bool {
 		for _, l := range batch {
 			visited++
 			cold, resident := l.Cold()
-			if !resident {
+			if resident == 0 {
 				if cold {
 					s.Cache.Collapse(l)
 				}
@@ -411,9 +412,9 @@ func (s *Scavenger) forget(w *waiter) {
 func (s *Scavenger) Help(ctx context.Context, n int) error {
 	rq := recordcache.Request{Action: recordcache.Backlog, Horizon: s.Horizon()}
 	batch := make([]*recordcache.Leaf, 0, 1)
-	for tries := 0; n > 0 && tries < 16 && s.flag.Load(); tries++ {
+	for tries := 0; n > 0 && tries < 16 && s.flag.Load() && s.Arena.Reserved() > s.high; tries++ {
 		for _, l := range s.Cache.Tick(batch) {
-			if cold, resident := l.Cold(); !cold || !resident {
+			if cold, resident := l.Cold(); !cold || resident == 0 {
 				continue
 			}
 			if _, err := s.Cache.Relieve(ctx, l, &rq); err != nil {
@@ -453,5 +454,6 @@ func (s *Scavenger) runMerges(ctx context.Context) {
 		s.work.RLock()
 		_ = s.Cache.Merge(ctx, k.t, []byte(k.low), *s.stretch.Load())
 		s.work.RUnlock()
+		runtime.Gosched()
 	}
 }

@@ -252,3 +252,44 @@ func TestWaitEndsEarly(t *testing.T) {
 	}
 	b.eventually("leave", func() bool { return b.waiters() == 0 })
 }
+
+// While cold leaves with at least the average of resident bytes are to be had, a
+// sweep leaves the others to grow: a frame costs the same whatever is in it.
+func TestSweepTakesLargeLeavesFirst(t *testing.T) {
+	b := restingBench(t)
+	o := versionchain.NewOutcome(1<<base.TxnSeqBits | 1)
+	o.Large.Store(true)
+	b.reg.Add(o)
+	w := &recordcache.Writer{Large: true, Epoch: 1, Stretch: 1}
+	w.Self, w.Reg, w.Snapshot = o, &b.reg, 1
+	rows := []int{100, 3, 100, 3, 3} // by table, each of one leaf
+	for id, n := range rows {
+		tb := b.cache.AddTable(base.TableID(id+1), fmt.Sprint(id))
+		for i := range n {
+			if _, err := tb.Write(w, recordcache.ModePut, fmt.Appendf(nil, "%03d", i), make([]byte, 100)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.take(100 << 10) // above the low-water mark, whatever the sweep takes
+	h := b.s.newHand()
+	resident := func() (leaves, bytes int) {
+		b.cache.Walk(func(l *recordcache.Leaf) bool {
+			if _, n := l.Cold(); n > 0 {
+				leaves++
+				bytes += n
+			}
+			return true
+		})
+		return leaves, bytes
+	}
+	h.met, h.bytes = resident() // as if it had been around once
+	for patience, want := range []int{3, 0} {
+		if _, err := h.sweep(context.Background(), patience); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := resident(); n != want {
+			t.Fatalf("patience %d: %d leaves have resident bytes, want %d", patience, n, want)
+		}
+	}
+}
