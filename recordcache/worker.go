@@ -24,7 +24,7 @@ const (
 	// be kept in its list entry.
 	maxBounds = 1 << 10
 	// maxList is how many frames a leaf may list before they are merged.
-	maxList = 12
+	maxList = 8
 )
 
 // worker is the memory of one backlogging, checkpointing or merging step. It is

@@ -70,7 +70,7 @@ func (h *hand) take(ctx context.Context, l *recordcache.Leaf, rq *recordcache.Re
 	s := h.s
 	cold, resident := l.Cold()
 	if resident == 0 {
-		return (cold || patience > 0) && s.Cache.Collapse(l), nil
+		return (patience > 0 || cold && h.crowded()) && s.Cache.Collapse(l), nil
 	}
 	h.met++
 	h.bytes += resident
@@ -82,7 +82,7 @@ func (h *hand) take(ctx context.Context, l *recordcache.Leaf, rq *recordcache.Re
 		return false, err
 	}
 	freed := rep.Freed > 0
-	if rep.Rows > 0 && s.Arena.Reserved() > s.high {
+	if rep.Rows > 0 && s.Arena.Reserved() > s.high && h.crowded() {
 		freed = s.Cache.Collapse(l) || freed // its list takes memory, too
 	}
 	if rep.Few > 0 && rq.Action == recordcache.Backlog {
@@ -94,3 +94,9 @@ func (h *hand) take(ctx context.Context, l *recordcache.Leaf, rq *recordcache.Re
 	}
 	return freed, nil
 }
+
+// crowded reports whether descriptors and lists take so much of record memory that
+// leaves without rows should go, too. Below that they stay: what is written all
+// over a table comes back to every leaf, and to bring one back costs a look-up in
+// the leaf map.
+func (h *hand) crowded() bool { return h.s.Arena.Charged() > h.s.Arena.Cap()/2 }

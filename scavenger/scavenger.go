@@ -292,7 +292,7 @@ func (s *Scavenger) prune(ctx context.Context, h *hand) bool {
 			visited++
 			cold, resident := l.Cold()
 			if resident == 0 {
-				if cold {
+				if cold && h.crowded() {
 					s.Cache.Collapse(l)
 				}
 				continue
