@@ -128,7 +128,7 @@ func (v *victim) read(fs vfs.FS) (commits int, err error) {
 	}()
 	err = db.Verify(ctx)
 	rows := map[string][]byte{}
-	seen := func(key string, val []byte) { rows[key] = clone(val) }
+	seen := func(key string, val []byte) { rows[key] = bytes.Clone(val) }
 	for _, name := range db.Tables() {
 		if strings.HasPrefix(name, "w0/") {
 			rows[name] = []byte("table")

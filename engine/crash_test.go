@@ -1,14 +1,15 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -351,7 +352,7 @@ func contents(tb testing.TB, db *DB, id int) map[string][]byte {
 					tb.Fatalf("scan of %s: %q after %q", name, row.Key, last)
 				}
 				last = append(last[:0], row.Key...)
-				rows[name+"\x00"+string(row.Key)] = clone(row.Value)
+				rows[name+"\x00"+string(row.Key)] = bytes.Clone(row.Value)
 				if n++; n%97 == 0 {
 					got, err := tx.Get(table, row.Key)
 					if err != nil || string(got) != string(row.Value) {
@@ -447,31 +448,23 @@ func crashLife(t *testing.T, seed uint64, rounds int) {
 		w.addTable()
 		writers = append(writers, w)
 	}
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
+	c := newCrew()
+	defer c.stop()
+	var steps atomic.Int64
 	for _, w := range writers {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					w.step()
-				}
-			}
-		})
+		c.repeat(func(int) { w.step(); steps.Add(1) })
 	}
 	rng := rand.New(rand.NewPCG(seed, 99))
 	for i := range rounds {
-		time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond)
+		enough := steps.Load() + rng.Int64N(40)
+		eventually(t, "work", func() bool { return steps.Load() >= enough })
 		p := takeCrash(fs, i%3*50, rng, writers)
 		p.recover(t, *o, writers, rng)
 		if t.Failed() {
 			break
 		}
 	}
-	close(stop)
-	wg.Wait()
+	c.stop()
 	if t.Failed() {
 		return
 	}

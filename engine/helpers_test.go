@@ -1,12 +1,11 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -134,11 +133,7 @@ func checkIdle(t tester, db *DB) {
 
 func waitSwept(t tester, db *DB) {
 	t.Helper()
-	for until := time.Now().Add(20 * time.Second); db.m.Sweeping() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(until) {
-			t.Fatalf("%d rollbacks are not swept", db.m.Sweeping())
-		}
-	}
+	eventually(t, "sweep", func() bool { return db.m.Sweeping() == 0 })
 }
 
 // mustClose checks the store at rest and closes it.
@@ -304,10 +299,6 @@ func (s *switchCtx) impatiently(op func() error) error {
 	return op()
 }
 
-func clone(b []byte) []byte { return append([]byte{}, bytes.Clone(b)...) }
-
-var _ = base.MaxTS
-
 // newCrashFS returns a file system that can crash, in which the directory of the
 // store is on stable storage already.
 func newCrashFS(t tester) *vfs.MemFS {
@@ -380,4 +371,18 @@ func describeMap(t tester, db *DB, tb *Table) {
 		}
 		at = high
 	}
+}
+
+// crashed returns options for what a crash would leave of o's file system.
+func crashed(o *Options, unsynced int) *Options {
+	c := *o
+	c.FS = memFS(o.FS).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(1, 2))})
+	return &c
+}
+
+// crashOptions returns options for a store whose file system can crash.
+func crashOptions(t tester) *Options {
+	o := memOptions()
+	o.FS = newCrashFS(t)
+	return o
 }

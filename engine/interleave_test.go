@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"sync"
 	"testing"
 )
 
@@ -13,18 +12,9 @@ func TestRollbackToWhileRowsLeave(t *testing.T) {
 	o.ChillThreshold = 64 << 20
 	db := mustOpen(t, o)
 	tb := mustTable(t, db, "t")
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			select {
-			case <-done:
-				return
-			default:
-				backlogAll(t, db)
-			}
-		}
-	})
+	c := newCrew()
+	defer c.stop()
+	c.repeat(func(int) { backlogAll(t, db) })
 	const rows = 64
 	for round := range 150 {
 		tx := mustBegin(t, db, TxOptions{NoSync: true})
@@ -41,8 +31,7 @@ func TestRollbackToWhileRowsLeave(t *testing.T) {
 		}
 		commit(t, tx)
 	}
-	close(done)
-	wg.Wait()
+	c.stop()
 	mustClose(t, db)
 }
 

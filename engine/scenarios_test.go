@@ -7,8 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
@@ -540,21 +540,6 @@ func TestScenario19LocksAndSavepoints(t *testing.T) {
 	})
 }
 
-// waiting starts fn in a goroutine and returns once its transaction waits.
-func waiting(t *testing.T, db *DB, fn func() error) chan error {
-	t.Helper()
-	before := db.Metrics().Waits
-	done := make(chan error, 1)
-	go func() { done <- fn() }()
-	for until := time.Now().Add(10 * time.Second); db.Metrics().Waits == before; time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(until) {
-			t.Fatal("it does not wait")
-		}
-	}
-	time.Sleep(2 * time.Millisecond)
-	return done
-}
-
 // 20. An insert blocked by a key pending at a savepoint: rollback of the
 // savepoint unblocks it; a commit is a conflict.
 func TestScenario20BlockedInsert(t *testing.T) {
@@ -845,34 +830,28 @@ func TestScenario08LongReader(t *testing.T) {
 	const n = 2000
 	inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, n, 255) })
 	reader := mustBegin(t, db, TxOptions{ReadOnly: true})
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
+	c := newCrew()
+	defer c.stop()
+	var commits atomic.Int64
 	for g := range 2 {
-		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(g), 8))
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				check2(t, db.Update(ctx, func(tx *Tx) error {
-					for range 10 {
-						if err := tx.Put(tb, fmt.Appendf(nil, "k%06d", rng.IntN(n)), value(-i, 255)); err != nil {
-							return err
-						}
+		rng := rand.New(rand.NewPCG(uint64(g), 8))
+		c.repeat(func(i int) {
+			check2(t, db.Update(ctx, func(tx *Tx) error {
+				for range 10 {
+					if err := tx.Put(tb, fmt.Appendf(nil, "k%06d", rng.IntN(n)), value(-i, 255)); err != nil {
+						return err
 					}
-					return nil
-				}))
-			}
+				}
+				return nil
+			}))
+			commits.Add(1)
 		})
 	}
-	for until := time.Now().Add(time.Duration(*scale) * 800 * time.Millisecond); time.Now().Before(until); {
+	for commits.Load() < 2000*int64(*scale) && !t.Failed() {
 		wantRows(t, reader, tb, 0, n, 255)
 		checkCap(t, db)
 	}
-	close(stop)
-	wg.Wait()
+	c.stop()
 	rollback(t, reader)
 	mustClose(t, db)
 }
