@@ -173,7 +173,8 @@ func TestPitfallUnlinkBeforeFlush(t *testing.T) {
 // hookFS calls a function once, before the next write to a run file.
 type hookFS struct {
 	vfs.FS
-	hook atomic.Pointer[func()]
+	hook atomic.Pointer[func()] // before the next write
+	read atomic.Pointer[func()] // before the next read
 }
 
 type hookFile struct {
@@ -194,6 +195,13 @@ func (f *hookFile) Write(b []byte) (int, error) {
 		(*fn)()
 	}
 	return f.File.Write(b)
+}
+
+func (f *hookFile) ReadAt(b []byte, off int64) (int, error) {
+	if fn := f.fs.read.Swap(nil); fn != nil {
+		(*fn)()
+	}
+	return f.File.ReadAt(b, off)
 }
 
 // during runs fn while a checkpoint writes its first frames.
