@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func (c *crew) repeat(fn func(i int)) {
 				return
 			default:
 				fn(i)
+				runtime.Gosched()
 			}
 		}
 	})

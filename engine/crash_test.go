@@ -156,6 +156,17 @@ type crashWriter struct {
 	few    int // rows of bulk transactions, if not 12000
 }
 
+// newCrashWriters returns three writers, one of which does bulk transactions too.
+func newCrashWriters(t *testing.T, db *DB, seed uint64) (writers []*crashWriter) {
+	t.Helper()
+	for i := range 3 {
+		w := &crashWriter{id: i, t: t, db: db, rng: rand.New(rand.NewPCG(seed, uint64(i))), o: newOracle(), bulk: i == 0}
+		w.addTable()
+		writers = append(writers, w)
+	}
+	return writers
+}
+
 func (w *crashWriter) addTable() {
 	name := fmt.Sprintf("w%d/%d", w.id, w.n)
 	w.o.start(delta{name: []byte("table")})
@@ -442,12 +453,7 @@ func crashLife(t *testing.T, seed uint64, rounds int) {
 	}
 	db := mustOpen(t, o)
 	db.collect.least = 16 << 10
-	var writers []*crashWriter
-	for i := range 3 {
-		w := &crashWriter{id: i, t: t, db: db, rng: rand.New(rand.NewPCG(seed, uint64(i))), o: newOracle(), bulk: i == 0}
-		w.addTable()
-		writers = append(writers, w)
-	}
+	writers := newCrashWriters(t, db, seed)
 	c := newCrew()
 	defer c.stop()
 	var steps atomic.Int64

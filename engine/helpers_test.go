@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/internal/crashdisk"
 	"github.com/sakerdb/saker/recordcache"
 	"github.com/sakerdb/saker/versionchain"
 )
@@ -301,21 +302,7 @@ func (s *switchCtx) impatiently(op func() error) error {
 
 // newCrashFS returns a file system that can crash, in which the directory of the
 // store is on stable storage already.
-func newCrashFS(t tester) *vfs.MemFS {
-	t.Helper()
-	fs := vfs.NewCrashableMem()
-	if err := fs.MkdirAll("db", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	d, err := fs.OpenDir("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return fs
-}
+func newCrashFS(t tester) *vfs.MemFS { t.Helper(); return crashdisk.New(t, "db") }
 
 // txnOf returns the id of the only transaction that has written.
 func txnOf(t tester, db *DB) (id base.TxnID) {

@@ -22,7 +22,7 @@ func TestRollbackToWhileRowsLeave(t *testing.T) {
 		}
 	})
 	const rows = 1500
-	for round := range 40 {
+	for round := range 100 {
 		tx := mustBegin(t, db, TxOptions{NoSync: true})
 		put(t, tx, tb, "kept", fmt.Sprint(round))
 		sp, err := tx.Savepoint()

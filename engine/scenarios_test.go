@@ -697,21 +697,10 @@ func TestScenario24To27Clients(t *testing.T) {
 					}
 				})
 			}
-			stop := make(chan struct{})
-			var readers sync.WaitGroup
-			readers.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-						check2(t, sumIs(db, accounts, n, n*each))
-					}
-				}
-			})
+			c := newCrew()
+			c.repeat(func(int) { check2(t, sumIs(db, accounts, n, n*each)) })
 			wg.Wait()
-			close(stop)
-			readers.Wait()
+			c.stop()
 			check(t, sumIs(db, accounts, n, n*each))
 			inView(t, db, func(tx *Tx) {
 				if rows := all(t, tx, ids); len(rows) != 0 {
