@@ -53,7 +53,7 @@ func TestRunReadBack(t *testing.T) {
 	}
 }
 
-func TestAddFrameOwned(t *testing.T) {
+func TestFramesOfAllSizes(t *testing.T) {
 	s := openFresh(t)
 	r, _ := s.NewRun(0)
 	var addrs []Addr
@@ -63,7 +63,7 @@ func TestAddFrameOwned(t *testing.T) {
 		if err := s.ReserveBuffer(context.Background(), len(f)); err != nil {
 			t.Fatal(err)
 		}
-		edit(t, s, func(e *EditTx) { addrs = append(addrs, e.AddFrameOwned(r, f, 1, 0)) })
+		edit(t, s, func(e *EditTx) { addrs = append(addrs, e.AddFrame(r, f, 1, 0)) })
 	}
 	for range 2 {
 		for i, a := range addrs {
