@@ -238,28 +238,22 @@ func TestBackupUnderLoad(t *testing.T) {
 	tb := mustTable(t, db, "t")
 	const writers = 64
 	var acked, started [writers]atomic.Int64
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
+	c := newCrew()
+	defer c.stop()
 	for g := range writers {
-		wg.Go(func() {
-			for n := 1; ; n++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				started[g].Store(int64(n))
-				tx := mustBegin(t, db, TxOptions{NoSync: n%3 == 0})
-				for part := range 3 { // they must agree
-					put(t, tx, tb, fmt.Sprintf("%d/g%02d", part, g), fmt.Sprintf("%d %s", n, value(n, 100+n%7*100)))
-				}
-				// What a neighbour had committed when this one began is before it.
-				if v, err := tx.Get(tb, fmt.Appendf(nil, "1/g%02d", (g+1)%writers)); err == nil {
-					put(t, tx, tb, fmt.Sprintf("saw/g%02d", g), string(v))
-				}
-				commit(t, tx)
-				acked[g].Store(int64(n))
+		c.repeat(func(i int) {
+			n := i + 1
+			started[g].Store(int64(n))
+			tx := mustBegin(t, db, TxOptions{NoSync: n%3 == 0})
+			for part := range 3 { // they must agree
+				put(t, tx, tb, fmt.Sprintf("%d/g%02d", part, g), fmt.Sprintf("%d %s", n, value(n, 100+n%7*100)))
 			}
+			// What a neighbour had committed when this one began is before it.
+			if v, err := tx.Get(tb, fmt.Appendf(nil, "1/g%02d", (g+1)%writers)); err == nil {
+				put(t, tx, tb, fmt.Sprintf("saw/g%02d", g), string(v))
+			}
+			commit(t, tx)
+			acked[g].Store(int64(n))
 		})
 	}
 	const backups = 4
@@ -279,8 +273,7 @@ func TestBackupUnderLoad(t *testing.T) {
 			hi[i][g] = started[g].Load()
 		}
 	}
-	close(stop)
-	wg.Wait()
+	c.stop()
 	mustClose(t, db)
 	for i := range backups {
 		openBackup(t, o, fmt.Sprintf("backup%d", i), func(b *DB) {
@@ -326,28 +319,12 @@ func TestBackupOracle(t *testing.T) {
 	fs := newCrashFS(t)
 	o := crashLifeOptions(fs)
 	db := mustOpen(t, o)
-	var writers []*crashWriter
-	for i := range 3 {
-		w := &crashWriter{id: i, t: t, db: db, rng: rand.New(rand.NewPCG(7, uint64(i))), o: newOracle(), bulk: i == 0}
-		w.addTable()
-		writers = append(writers, w)
-	}
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
+	writers := newCrashWriters(t, db, 7)
+	c := newCrew()
+	defer c.stop() // whatever the test comes to
 	for _, w := range writers {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					w.step()
-				}
-			}
-		})
+		c.repeat(func(int) { w.step() })
 	}
-	halt := sync.OnceFunc(func() { close(stop); wg.Wait() })
-	defer halt() // whatever the test comes to
 	rng := rand.New(rand.NewPCG(7, 99))
 	for i := range 6 {
 		dir := fmt.Sprintf("backup%d", i)
@@ -367,7 +344,7 @@ func TestBackupOracle(t *testing.T) {
 			}
 		})
 	}
-	halt()
+	c.stop()
 	mustClose(t, db)
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/sakerdb/saker/recordcache"
 )
@@ -231,9 +230,7 @@ func BenchmarkBacklog(b *testing.B) {
 		moveOut(b, db)
 		b.StopTimer()
 		check(b, tx.Rollback())
-		for db.m.Sweeping() > 0 {
-			time.Sleep(time.Millisecond)
-		}
+		waitSwept(b, db)
 		b.StartTimer()
 	}
 }

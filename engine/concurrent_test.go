@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"testing"
 
@@ -159,31 +158,23 @@ func (h *history) set(tx *Tx, i int, v string, rng *rand.Rand) error {
 	return tx.Put(h.tb, b, []byte(v))
 }
 
-// disturb does what the scavenger does, at random, until the clients are done.
-func (h *history) disturb(done <-chan struct{}, rng *rand.Rand) {
-	for {
-		select {
-		case <-done:
-			return
-		default:
-		}
-		switch rng.IntN(6) {
-		case 0:
-			chillAll(h.t, h.db)
-		case 1:
-			relieveAll(h.t, h.db, recordcache.Backlog)
-		case 2:
-			evictAll(h.t, h.db)
-		case 3:
-			a, b := pairKeys(rng.IntN(h.pairs))
-			mergeAt(h.t, h.db, h.tb, a)
-			mergeAt(h.t, h.db, h.tb, b)
-		case 4:
-			check2(h.t, h.db.Checkpoint(ctx))
-		case 5:
-			pruneAll(h.t, h.db)
-		}
-		runtime.Gosched()
+// disturb does one of the things that the scavenger does, at random.
+func (h *history) disturb(rng *rand.Rand) {
+	switch rng.IntN(6) {
+	case 0:
+		chillAll(h.t, h.db)
+	case 1:
+		relieveAll(h.t, h.db, recordcache.Backlog)
+	case 2:
+		evictAll(h.t, h.db)
+	case 3:
+		a, b := pairKeys(rng.IntN(h.pairs))
+		mergeAt(h.t, h.db, h.tb, a)
+		mergeAt(h.t, h.db, h.tb, b)
+	case 4:
+		check2(h.t, h.db.Checkpoint(ctx))
+	case 5:
+		pruneAll(h.t, h.db)
 	}
 }
 
@@ -228,8 +219,7 @@ func TestConcurrentHistory(t *testing.T) {
 // run lets four clients do their transactions, disturbed.
 func (h *history) run(seed uint64) {
 	h.t.Helper()
-	var wg, disturber sync.WaitGroup
-	done := make(chan struct{})
+	var wg sync.WaitGroup
 	for c := range 4 {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(seed, uint64(c)))
@@ -242,10 +232,11 @@ func (h *history) run(seed uint64) {
 			}
 		})
 	}
-	disturber.Go(func() { h.disturb(done, rand.New(rand.NewPCG(seed, 9))) })
+	c := newCrew()
+	rng := rand.New(rand.NewPCG(seed, 9))
+	c.repeat(func(int) { h.disturb(rng) })
 	wg.Wait()
-	close(done)
-	disturber.Wait()
+	c.stop()
 	if h.t.Failed() {
 		h.t.Fatal(h.db.Metrics())
 	}

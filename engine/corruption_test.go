@@ -128,7 +128,7 @@ func (v *victim) read(fs vfs.FS) (commits int, err error) {
 	}()
 	err = db.Verify(ctx)
 	rows := map[string][]byte{}
-	seen := func(key string, val []byte) { rows[key] = clone(val) }
+	seen := func(key string, val []byte) { rows[key] = bytes.Clone(val) }
 	for _, name := range db.Tables() {
 		if strings.HasPrefix(name, "w0/") {
 			rows[name] = []byte("table")
@@ -315,95 +315,90 @@ func inTail(name string, off int, pos uint64) bool {
 	return ok && seq*logSegment+uint64(off) >= pos
 }
 
-// TestFlippedBytes flips a byte of a store: that is detected, and named, or does
-// no harm; nothing wrong is read, nothing panics or hangs. With -saker.long every
-// byte of every file in turn, but for the zeros at the end of log segments.
-func TestFlippedBytes(t *testing.T) {
+// eachVictim runs fn on a store that was closed and on one that was killed.
+func eachVictim(t *testing.T, seed uint64, fn func(t *testing.T, v *victim, vs *verdicts, rng *rand.Rand)) {
+	t.Helper()
 	closed, killed := newVictims(t)
-	for _, c := range []struct {
-		name string
-		v    *victim
-	}{{"closed", closed}, {"killed", killed}} {
-		t.Run(c.name, func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(3, 9))
+	for name, v := range map[string]*victim{"closed": closed, "killed": killed} {
+		t.Run(name, func(t *testing.T) {
 			vs := newVerdicts()
-			vouched := c.v.vouched(t)
-			flip := func(name string, off int) {
-				b := c.v.im[name]
-				mask := byte(rng.IntN(255) + 1)
-				b[off] ^= mask
-				c.v.judge(t, vs, name, fmt.Sprintf("%s at %d ^ %#x", name, off, mask), c.v.im.restore(t), inTail(name, off, vouched))
-				b[off] ^= mask
-				if t.Failed() {
-					t.FailNow()
-				}
-			}
-			for _, name := range c.v.im.files() {
-				n := used(name, c.v.im[name])
-				if *long {
-					for off := range n {
-						flip(name, off)
-					}
-					for off := n; off < len(c.v.im[name]); off += 509 {
-						flip(name, off)
-					}
-					t.Logf("%s: %d bytes", name, n)
-					continue
-				}
-				for range min(n, 12) {
-					flip(name, rng.IntN(n))
-				}
-			}
+			fn(t, v, vs, rand.New(rand.NewPCG(seed, 9)))
 			vs.log(t)
 		})
 	}
 }
 
+// TestFlippedBytes flips a byte of a store: that is detected, and named, or does
+// no harm; nothing wrong is read, nothing panics or hangs. With -saker.long every
+// byte of every file in turn, but for the zeros at the end of log segments.
+func TestFlippedBytes(t *testing.T) {
+	eachVictim(t, 3, func(t *testing.T, v *victim, vs *verdicts, rng *rand.Rand) {
+		vouched := v.vouched(t)
+		flip := func(name string, off int) {
+			b := v.im[name]
+			mask := byte(rng.IntN(255) + 1)
+			b[off] ^= mask
+			v.judge(t, vs, name, fmt.Sprintf("%s at %d ^ %#x", name, off, mask), v.im.restore(t), inTail(name, off, vouched))
+			b[off] ^= mask
+			if t.Failed() {
+				t.FailNow()
+			}
+		}
+		for _, name := range v.im.files() {
+			n := used(name, v.im[name])
+			if *long {
+				for off := range n {
+					flip(name, off)
+				}
+				for off := n; off < len(v.im[name]); off += 509 {
+					flip(name, off)
+				}
+				t.Logf("%s: %d bytes", name, n)
+				continue
+			}
+			for range min(n, 12) {
+				flip(name, rng.IntN(n))
+			}
+		}
+	})
+}
+
 // TestTruncatedFiles cuts files short, and fills what was cut with zeros: as with
 // flipped bytes. A file that is empty, or gone, is noticed too, but for runs.
 func TestTruncatedFiles(t *testing.T) {
-	closed, killed := newVictims(t)
-	for _, c := range []struct {
-		name string
-		v    *victim
-	}{{"closed", closed}, {"killed", killed}} {
-		t.Run(c.name, func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(5, 9))
-			vs := newVerdicts()
-			vouched := c.v.vouched(t)
-			for _, name := range c.v.im.files() {
-				whole := c.v.im[name]
-				cuts := []int{0, 1, len(whole) - 1, used(name, whole) / 2}
-				rounds := 2
-				if *long {
-					rounds = 200
-				}
-				for range rounds {
-					cuts = append(cuts, rng.IntN(len(whole)+1))
-				}
-				for _, at := range cuts {
-					if at < 0 || at >= len(whole) {
-						continue
-					}
-					for _, zeros := range []bool{false, true} {
-						c.v.im[name] = bytes.Clone(whole[:at])
-						if zeros {
-							c.v.im[name] = append(c.v.im[name], make([]byte, len(whole)-at)...)
-						}
-						what := fmt.Sprintf("%s cut at %d of %d, zeros %v", name, at, len(whole), zeros)
-						c.v.judge(t, vs, name, what, c.v.im.restore(t), inTail(name, at, vouched))
-					}
-				}
-				// A run that is gone is taken for one that was replaced, see ARCHITECTURE.md.
-				if path.Base(name) != "LOCK" && path.Ext(name) != ".run" {
-					delete(c.v.im, name)
-					c.v.judge(t, vs, name, name+" gone", c.v.im.restore(t), inTail(name, 0, vouched))
-				}
-				c.v.im[name] = whole
+	eachVictim(t, 5, func(t *testing.T, v *victim, vs *verdicts, rng *rand.Rand) {
+		vouched := v.vouched(t)
+		for _, name := range v.im.files() {
+			whole := v.im[name]
+			cuts := []int{0, 1, len(whole) - 1, used(name, whole) / 2}
+			rounds := 2
+			if *long {
+				rounds = 200
 			}
-			vs.log(t)
-		})
-	}
+			for range rounds {
+				cuts = append(cuts, rng.IntN(len(whole)+1))
+			}
+			for _, at := range cuts {
+				if at < 0 || at >= len(whole) {
+					continue
+				}
+				for _, zeros := range []bool{false, true} {
+					v.im[name] = bytes.Clone(whole[:at])
+					if zeros {
+						v.im[name] = append(v.im[name], make([]byte, len(whole)-at)...)
+					}
+					what := fmt.Sprintf("%s cut at %d of %d, zeros %v", name, at, len(whole), zeros)
+					v.judge(t, vs, name, what, v.im.restore(t), inTail(name, at, vouched))
+				}
+			}
+			// A run that is gone is taken for one that was replaced, see ARCHITECTURE.md.
+			if path.Base(name) != "LOCK" && path.Ext(name) != ".run" {
+				delete(v.im, name)
+				v.judge(t, vs, name, name+" gone", v.im.restore(t), inTail(name, 0, vouched))
+			}
+			v.im[name] = whole
+		}
+	})
 }
 
 // TestDamagedFirstHeader: a store that was killed before its first checkpoint has

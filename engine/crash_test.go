@@ -1,14 +1,15 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -153,6 +154,17 @@ type crashWriter struct {
 	n      int
 	bulk   bool
 	few    int // rows of bulk transactions, if not 12000
+}
+
+// newCrashWriters returns three writers, one of which does bulk transactions too.
+func newCrashWriters(t *testing.T, db *DB, seed uint64) (writers []*crashWriter) {
+	t.Helper()
+	for i := range 3 {
+		w := &crashWriter{id: i, t: t, db: db, rng: rand.New(rand.NewPCG(seed, uint64(i))), o: newOracle(), bulk: i == 0}
+		w.addTable()
+		writers = append(writers, w)
+	}
+	return writers
 }
 
 func (w *crashWriter) addTable() {
@@ -351,7 +363,7 @@ func contents(tb testing.TB, db *DB, id int) map[string][]byte {
 					tb.Fatalf("scan of %s: %q after %q", name, row.Key, last)
 				}
 				last = append(last[:0], row.Key...)
-				rows[name+"\x00"+string(row.Key)] = clone(row.Value)
+				rows[name+"\x00"+string(row.Key)] = bytes.Clone(row.Value)
 				if n++; n%97 == 0 {
 					got, err := tx.Get(table, row.Key)
 					if err != nil || string(got) != string(row.Value) {
@@ -441,37 +453,24 @@ func crashLife(t *testing.T, seed uint64, rounds int) {
 	}
 	db := mustOpen(t, o)
 	db.collect.least = 16 << 10
-	var writers []*crashWriter
-	for i := range 3 {
-		w := &crashWriter{id: i, t: t, db: db, rng: rand.New(rand.NewPCG(seed, uint64(i))), o: newOracle(), bulk: i == 0}
-		w.addTable()
-		writers = append(writers, w)
-	}
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
+	writers := newCrashWriters(t, db, seed)
+	c := newCrew()
+	defer c.stop()
+	var steps atomic.Int64
 	for _, w := range writers {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					w.step()
-				}
-			}
-		})
+		c.repeat(func(int) { w.step(); steps.Add(1) })
 	}
 	rng := rand.New(rand.NewPCG(seed, 99))
 	for i := range rounds {
-		time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond)
+		enough := steps.Load() + rng.Int64N(40)
+		eventually(t, "work", func() bool { return steps.Load() >= enough })
 		p := takeCrash(fs, i%3*50, rng, writers)
 		p.recover(t, *o, writers, rng)
 		if t.Failed() {
 			break
 		}
 	}
-	close(stop)
-	wg.Wait()
+	c.stop()
 	if t.Failed() {
 		return
 	}

@@ -468,7 +468,7 @@ func afterFailure(t *testing.T, db *DB, failed <-chan error, o *oracle) {
 		if !errors.Is(err, ErrPoisoned) {
 			t.Errorf("Failed was told %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Error("Failed was not called")
 	}
 	limit, cancel := context.WithTimeout(ctx, 20*time.Second)

@@ -1,16 +1,16 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/internal/crashdisk"
 	"github.com/sakerdb/saker/recordcache"
 	"github.com/sakerdb/saker/versionchain"
 )
@@ -134,11 +134,7 @@ func checkIdle(t tester, db *DB) {
 
 func waitSwept(t tester, db *DB) {
 	t.Helper()
-	for until := time.Now().Add(20 * time.Second); db.m.Sweeping() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(until) {
-			t.Fatalf("%d rollbacks are not swept", db.m.Sweeping())
-		}
-	}
+	eventually(t, "sweep", func() bool { return db.m.Sweeping() == 0 })
 }
 
 // mustClose checks the store at rest and closes it.
@@ -304,27 +300,9 @@ func (s *switchCtx) impatiently(op func() error) error {
 	return op()
 }
 
-func clone(b []byte) []byte { return append([]byte{}, bytes.Clone(b)...) }
-
-var _ = base.MaxTS
-
 // newCrashFS returns a file system that can crash, in which the directory of the
 // store is on stable storage already.
-func newCrashFS(t tester) *vfs.MemFS {
-	t.Helper()
-	fs := vfs.NewCrashableMem()
-	if err := fs.MkdirAll("db", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	d, err := fs.OpenDir("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return fs
-}
+func newCrashFS(t tester) *vfs.MemFS { t.Helper(); return crashdisk.New(t, "db") }
 
 // txnOf returns the id of the only transaction that has written.
 func txnOf(t tester, db *DB) (id base.TxnID) {
@@ -380,4 +358,18 @@ func describeMap(t tester, db *DB, tb *Table) {
 		}
 		at = high
 	}
+}
+
+// crashed returns options for what a crash would leave of o's file system.
+func crashed(o *Options, unsynced int) *Options {
+	c := *o
+	c.FS = memFS(o.FS).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(1, 2))})
+	return &c
+}
+
+// crashOptions returns options for a store whose file system can crash.
+func crashOptions(t tester) *Options {
+	o := memOptions()
+	o.FS = newCrashFS(t)
+	return o
 }

@@ -65,7 +65,7 @@ func (db *DB) Metrics() Metrics {
 		LeafSplits: st.Splits.Load(), FrameMerges: st.Merges.Load(), ColdReads: st.ColdReads.Load(), ColdRowHits: st.ColdHits.Load(),
 		ActiveTransactions: int64(db.m.Active()), TempTables: int64(db.temps.Len()), Sweeping: db.m.Sweeping(),
 		Commits: db.m.Counters.Commits.Load(), Rollbacks: db.m.Counters.Rollbacks.Load(), Conflicts: db.m.Counters.Conflicts.Load(),
-		Deadlocks: db.m.Counters.Deadlocks.Load(), Waits: db.m.Counters.Waits.Load(),
+		Deadlocks: db.m.Counters.Deadlocks.Load(), Waits: db.m.Waits(),
 		DiskBytesWritten: sp.BytesWritten + sp.MapWritten + lg.WrittenBytes,
 		LogBytes:         lg.AppendedBytes, LogBytesPending: db.log.SinceCheckpoint(), LogSyncs: lg.Syncs, LogRecycled: lg.Recycled,
 		RunLiveBytes: db.collect.live.Load(), RunDeadBytes: db.collect.dead.Load(),

@@ -124,7 +124,7 @@ func TestDropTableAndItsUsers(t *testing.T) {
 	old := mustBegin(t, db, TxOptions{})
 	gone := make(chan error, 1)
 	go func() { gone <- db.DropTable(ctx, "t") }()
-	time.Sleep(10 * time.Millisecond)
+	eventually(t, "drop", func() bool { return tb.Dropped.Load() != 0 })
 	late := mustBegin(t, db, TxOptions{})
 	wantErr(t, "write while it is being dropped", late.Put(tb, []byte("n"), nil), ErrTableNotFound)
 	put(t, writer, tb, "l", "2") // who was there goes on
@@ -173,9 +173,6 @@ func TestMisuseOfKeysAndValues(t *testing.T) {
 
 // The greatest value takes part in a transaction like any other.
 func TestGreatestValue(t *testing.T) {
-	if testing.Short() {
-		t.Skip("moves 200 MiB")
-	}
 	o := memOptions()
 	db := mustOpen(t, o)
 	tb := mustTable(t, db, "t")

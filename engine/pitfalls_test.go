@@ -5,11 +5,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -95,23 +92,11 @@ func TestPitfallMapEditedFromSeveralGoroutines(t *testing.T) {
 	o.FS = fs
 	db := mustOpen(t, o)
 	tb := mustTable(t, db, "t")
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	work := func(fn func(i int)) {
-		wg.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-					fn(i)
-				}
-			}
-		})
-	}
+	c := newCrew()
+	defer c.stop()
 	var done [2]atomic.Int64
 	for g := range 2 {
-		work(func(i int) {
+		c.repeat(func(i int) {
 			tx := mustBegin(t, db, TxOptions{})
 			for j := range 60 {
 				put(t, tx, tb, fmt.Sprintf("k%06d", (i*61+j*17)%2000*2+g), fmt.Sprintf("%d %s", i, value(j, 80)))
@@ -121,16 +106,17 @@ func TestPitfallMapEditedFromSeveralGoroutines(t *testing.T) {
 			done[g].Store(int64(i))
 		})
 	}
-	work(func(int) { evictAll(t, db); time.Sleep(3 * time.Millisecond) })
-	work(func(i int) { mergeAt(t, db, tb, fmt.Appendf(nil, "k%06d", i*37%4000)); time.Sleep(time.Millisecond) })
-	work(func(int) { check(t, db.Checkpoint(ctx)); time.Sleep(5 * time.Millisecond) })
+	c.repeat(func(int) { evictAll(t, db) })
+	c.repeat(func(i int) { mergeAt(t, db, tb, fmt.Appendf(nil, "k%06d", i*37%4000)) })
+	c.repeat(func(int) { check(t, db.Checkpoint(ctx)) })
 	rng := rand.New(rand.NewPCG(5, 5))
 	for i := range 9 {
-		time.Sleep(30 * time.Millisecond)
+		enough := done[0].Load() + done[1].Load() + 20
+		eventually(t, "work", func() bool { return done[0].Load()+done[1].Load() >= enough })
 		want := [2]int64{done[0].Load(), done[1].Load()}
-		c := *o
-		c.FS = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: i % 3 * 50, RNG: rng})
-		db2 := mustOpen(t, &c)
+		clone := *o
+		clone.FS = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: i % 3 * 50, RNG: rng})
+		db2 := mustOpen(t, &clone)
 		checkStore(t, db2)
 		inView(t, db2, func(tx *Tx) {
 			tb := mustTable(t, db2, "t")
@@ -149,8 +135,7 @@ func TestPitfallMapEditedFromSeveralGoroutines(t *testing.T) {
 		})
 		mustClose(t, db2)
 	}
-	close(stop)
-	wg.Wait()
+	c.stop()
 	mustClose(t, db)
 }
 
@@ -182,44 +167,6 @@ func TestPitfallUnlinkBeforeFlush(t *testing.T) {
 		t.Errorf("%d runs grew to %d: emptied runs are not unlinked", runs, now)
 	}
 	mustClose(t, db)
-}
-
-// hookFS calls a function once, before the next write to a run file.
-type hookFS struct {
-	vfs.FS
-	hook atomic.Pointer[func()]
-}
-
-type hookFile struct {
-	vfs.File
-	fs *hookFS
-}
-
-func (h *hookFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := h.FS.Create(name, c)
-	if err == nil && strings.HasSuffix(name, ".run") {
-		f = &hookFile{f, h}
-	}
-	return f, err
-}
-
-func (f *hookFile) Write(b []byte) (int, error) {
-	if fn := f.fs.hook.Swap(nil); fn != nil {
-		(*fn)()
-	}
-	return f.File.Write(b)
-}
-
-// during runs fn while a checkpoint writes its first frames.
-func during(t *testing.T, h *hookFS, db *DB, fn func()) {
-	t.Helper()
-	ran := false
-	hook := func() { fn(); ran = true }
-	h.hook.Store(&hook)
-	check(t, db.Checkpoint(ctx))
-	if !ran {
-		t.Fatal("the checkpoint wrote nothing")
-	}
 }
 
 // P read after the images: what is committed while a checkpoint writes is not
@@ -490,32 +437,25 @@ func TestPitfallRecycledBuffer(t *testing.T) {
 	db := mustOpen(t, o)
 	tb := mustTable(t, db, "t")
 	var committed atomic.Int64
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
+	c := newCrew()
+	defer c.stop()
 	for g := range 2 {
-		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(g), 1))
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				n := int(committed.Load())
-				if n == 0 {
-					continue
-				}
-				inView(t, db, func(tx *Tx) {
-					for range 50 {
-						i := n - 1 - rng.IntN(min(n, 600))
-						v, err := tx.Get(tb, fmt.Appendf(nil, "k%06d", i))
-						if err != nil || !bytes.Equal(v, value(i, 150)) {
-							t.Errorf("row %d: %.40q %v", i, v, err)
-							return
-						}
-					}
-				})
+		rng := rand.New(rand.NewPCG(uint64(g), 1))
+		c.repeat(func(int) {
+			n := int(committed.Load())
+			if n == 0 {
+				return
 			}
+			inView(t, db, func(tx *Tx) {
+				for range 50 {
+					i := n - 1 - rng.IntN(min(n, 600))
+					v, err := tx.Get(tb, fmt.Appendf(nil, "k%06d", i))
+					if err != nil || !bytes.Equal(v, value(i, 150)) {
+						t.Errorf("row %d: %.40q %v", i, v, err)
+						return
+					}
+				}
+			})
 		})
 	}
 	for n := 0; n < 12000; n += 200 {
@@ -524,8 +464,7 @@ func TestPitfallRecycledBuffer(t *testing.T) {
 		commit(t, tx)
 		committed.Store(int64(n + 200))
 	}
-	close(stop)
-	wg.Wait()
+	c.stop()
 	mustClose(t, db)
 }
 
@@ -550,7 +489,7 @@ func TestPitfallColdRowAfterBulkCommit(t *testing.T) {
 					t.Fatalf("row %d: %.40q %v, want %.40q", i, got, err, want)
 				}
 			}
-			time.Sleep(2 * time.Millisecond) // ristretto takes rows in its own time
+			db.cache.SettleCold()
 		}
 	}
 	inView(t, db, func(tx *Tx) { read(tx, 0) })
@@ -592,25 +531,12 @@ func TestPitfallStaleGap(t *testing.T) {
 			put(t, tx, tb, fmt.Sprintf("k%06d", i), "0")
 		}
 	})
-	var total atomic.Int64
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	work := func(fn func(rng *rand.Rand)) {
-		seed := rand.Uint64()
-		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(seed, 1))
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					fn(rng)
-				}
-			}
-		})
-	}
+	var total, scans atomic.Int64
+	c := newCrew()
+	defer c.stop()
 	for range 2 {
-		work(func(rng *rand.Rand) { // increments are never lost
+		rng := rand.New(rand.NewPCG(rand.Uint64(), 1))
+		c.repeat(func(int) { // increments are never lost
 			check(t, db.Update(ctx, func(tx *Tx) error {
 				for range 5 {
 					key := fmt.Appendf(nil, "k%06d", rng.IntN(keys))
@@ -631,21 +557,18 @@ func TestPitfallStaleGap(t *testing.T) {
 			total.Add(5)
 		})
 	}
-	work(func(*rand.Rand) {
+	c.repeat(func(int) {
 		inView(t, db, func(tx *Tx) {
 			if n := len(all(t, tx, tb)); n != keys {
 				t.Errorf("%d rows", n)
 			}
 		})
+		scans.Add(1)
 	})
-	work(func(*rand.Rand) { evictAll(t, db); time.Sleep(time.Millisecond) })
-	work(func(rng *rand.Rand) {
-		mergeAt(t, db, tb, fmt.Appendf(nil, "k%06d", rng.IntN(keys)))
-		time.Sleep(time.Millisecond)
-	})
-	time.Sleep(700 * time.Millisecond)
-	close(stop)
-	wg.Wait()
+	c.repeat(func(int) { evictAll(t, db) })
+	c.repeat(func(i int) { mergeAt(t, db, tb, fmt.Appendf(nil, "k%06d", i*37%keys)) })
+	eventually(t, "work", func() bool { return total.Load() >= 20000 && scans.Load() >= 200 })
+	c.stop()
 	sum := 0
 	inView(t, db, func(tx *Tx) {
 		for row, err := range tx.Scan(tb, Range{}) {

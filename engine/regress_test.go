@@ -69,6 +69,7 @@ func TestPruneWithOldHorizon(t *testing.T) {
 	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "b") })
 	s := mustBegin(t, db, TxOptions{ReadOnly: true})
 	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "c") })
+	check(t, db.cache.Settle(ctx, h))
 	db.cache.Walk(func(l *recordcache.Leaf) bool {
 		_, err := db.cache.Relieve(ctx, l, &recordcache.Request{Action: recordcache.Prune, Horizon: h})
 		check(t, err)
@@ -106,10 +107,13 @@ func TestRollbackOfSharedFrame(t *testing.T) {
 	check(t, db.Checkpoint(ctx))
 	evictAll(t, db)
 	inView(t, db, func(tx *Tx) {
-		if n := len(all(t, tx, tb)); n != 450 {
-			t.Fatalf("%d rows", n)
+		for i := range 500 {
+			want := ""
+			if i%10 != 0 {
+				want = string(value(i, 200))
+			}
+			gets(t, tx, tb, fmt.Sprintf("k%05d", i), want)
 		}
-		gets(t, tx, tb, "k00490", "")
 	})
 	mustClose(t, db)
 }

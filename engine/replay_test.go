@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -144,4 +145,38 @@ func TestReplayOfOlderRowAfterBacklog(t *testing.T) {
 			t.Errorf("after recovery k is %q, want new", got)
 		}
 	}
+}
+
+// A merge drops a large transaction's tombstone with what it hides; the log still
+// has the insert.
+func TestReplayOfRowBelowMergedTombstone(t *testing.T) {
+	o := crashOptions(t)
+	o.ChillThreshold = 1 << 10
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	check(t, db.Checkpoint(ctx))
+	inUpdate(t, db, func(tx *Tx) { // small: its rows are in the log
+		put(t, tx, tb, "k1", "gone")
+		put(t, tx, tb, "k2", "stays")
+	})
+	backlogAll(t, db)
+	inUpdate(t, db, func(tx *Tx) { // large: frames only
+		for i := range 30 {
+			put(t, tx, tb, fmt.Sprintf("z%03d", i), string(value(i, 100)))
+		}
+		del(t, tx, tb, "k1")
+	})
+	mergeAt(t, db, tb, []byte("k1"))
+	inView(t, db, func(tx *Tx) { gets(t, tx, tb, "k1", "") })
+	check(t, db.Sync())
+	_, err := db.space.Flush() // as Pebble does by itself when a memtable is full
+	check(t, err)
+	db2 := mustOpen(t, crashed(o, 0))
+	tb2 := mustTable(t, db2, "t")
+	inView(t, db2, func(tx *Tx) {
+		gets(t, tx, tb2, "k2", "stays")
+		gets(t, tx, tb2, "k1", "")
+	})
+	mustClose(t, db2)
+	mustClose(t, db)
 }

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -406,23 +405,11 @@ func TestVerifyUnderLoad(t *testing.T) {
 	o := tinyOptions()
 	o.LogSegmentSize, o.LogLimit = 64<<10, 1<<20
 	db := mustOpen(t, o)
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	work := func(fn func(i int)) {
-		wg.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-					fn(i)
-				}
-			}
-		})
-	}
+	c := newCrew()
+	defer c.stop()
 	tb := mustTable(t, db, "t")
 	for g := range 3 {
-		work(func(i int) {
+		c.repeat(func(i int) {
 			tx := mustBegin(t, db, TxOptions{NoSync: i%4 == 0})
 			for j := range 20 + i%7*100 {
 				put(t, tx, tb, fmt.Sprintf("%d/%05d", g, (i*613+j*17)%4000), string(value(i+j, 60+j%3*400)))
@@ -434,14 +421,14 @@ func TestVerifyUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	work(func(i int) {
+	c.repeat(func(i int) {
 		name := fmt.Sprint("x", i)
 		x := mustTable(t, db, name)
 		inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, x, 0, 50, 50) })
 		check(t, db.DropTable(ctx, name))
 		check(t, db.Checkpoint(ctx))
 	})
-	work(func(int) {
+	c.repeat(func(int) {
 		tx := mustBegin(t, db, TxOptions{ReadOnly: true}) // whoever moves leaves is somebody to Verify
 		evictAll(t, db)
 		collapseAll(db)
@@ -452,10 +439,11 @@ func TestVerifyUnderLoad(t *testing.T) {
 		rounds = 4
 	}
 	for range rounds {
+		commits := db.Metrics().Commits
+		eventually(t, "work", func() bool { return db.Metrics().Commits > commits })
 		check(t, db.Verify(ctx))
 	}
-	close(stop)
-	wg.Wait()
+	c.stop()
 	mustClose(t, db)
 }
 

@@ -39,6 +39,14 @@ func newColdRows(maxBytes int64) (*coldRows, error) {
 
 func (cr *coldRows) close() { cr.c.Close() }
 
+// SettleCold waits until the cold-row cache has taken or refused every row offered
+// so far; by itself it does so in its own time. For tests.
+func (c *Cache) SettleCold() {
+	if c.cold != nil {
+		c.cold.c.Wait()
+	}
+}
+
 func coldKey(t base.TableID, hash uint64) uint64 {
 	return hash ^ uint64(t)*0x9e3779b97f4a7c15
 }

@@ -44,8 +44,9 @@
 //
 // Concurrency: everything may be called from any goroutine; a Writer, Scratch or
 // Iter belongs to one at a time. At most one leaf lock is held at a time; before
-// it nothing else of this package, Cache.shortMu apart, under it in order: Table.mu, the edit queue,
-// the ring, the arena. Room in buffers and queues is reserved before it (M7).
+// it nothing else of this package, Cache.shortMu apart, under it in order:
+// Table.mu, the edit queue, the ring, the arena. Room in buffers and queues is
+// reserved before it (M7).
 //
 // Not promised: that a write finds memory (IsNoMemory: wait and call again); that
 // a stub stays; that merges happen (they are asked for and tried); that the list

@@ -31,7 +31,6 @@ type Iter struct {
 	more  bool   // there is a next view
 
 	key, val []byte
-	keyBuf   []byte // a copy of a position that outlives the view
 	err      error
 
 	walk   *tablespace.Walk // over the leaf map, for gaps
@@ -98,18 +97,6 @@ func (it *Iter) Reset(t *Table, r *versionchain.Reader, sc *Scratch, from, to []
 	} else {
 		it.bound = it.from
 	}
-}
-
-// Reposition makes the iterator go on strictly after key in its direction, with
-// a fresh view: what its transaction wrote meanwhile is seen.
-func (it *Iter) Reposition(key []byte) {
-	it.keyBuf = append(it.keyBuf[:0], key...)
-	if !it.reverse {
-		it.keyBuf = append(it.keyBuf, 0)
-	}
-	it.bound = bytes.Clone(it.keyBuf)
-	it.drop()
-	it.more = true
 }
 
 // drop forgets the current view.

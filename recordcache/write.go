@@ -49,7 +49,8 @@ type Writer struct {
 }
 
 // proof is what reading the frames of one list told about one key. It holds as
-// long as the leaf lists exactly these frames, wherever it was meanwhile, and the outcomes relied on stand.
+// long as the leaf lists exactly these frames, wherever it was meanwhile, and the
+// outcomes relied on stand.
 type proof struct {
 	list    *frameList
 	verdict versionchain.Verdict

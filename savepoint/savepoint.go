@@ -47,9 +47,6 @@ type Mark struct {
 	Departures base.Leave // departures then: equal on rollback, nothing has left memory
 }
 
-// MarkBytes is what one live savepoint costs in memory.
-const MarkBytes = 32
-
 // Stack holds the live savepoints of one transaction, outermost first.
 // The zero value is a transaction without savepoints in epoch zero.
 type Stack struct {
@@ -59,9 +56,6 @@ type Stack struct {
 
 // Now returns the current epoch, which new versions carry.
 func (s *Stack) Now() base.Epoch { return s.now }
-
-// Depth returns the number of live savepoints.
-func (s *Stack) Depth() int { return len(s.marks) }
 
 // Stretch returns the epoch since which no live savepoint began.
 func (s *Stack) Stretch() base.Epoch {

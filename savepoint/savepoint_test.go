@@ -72,7 +72,7 @@ func TestStackReleaseMerges(t *testing.T) {
 		t.Fatalf("stretch %d now %d", s.Stretch(), s.Now())
 	}
 	s.Release(a)
-	if s.Stretch() != 0 || s.Depth() != 0 {
+	if s.Stretch() != 0 || len(s.marks) != 0 {
 		t.Fatal("released savepoints remain")
 	}
 }

@@ -178,11 +178,14 @@ func (s *Scavenger) Quiet(fn func()) bool {
 	return true
 }
 
-func (s *Scavenger) waiting() bool {
+// Waiters returns how many transactions wait for record memory.
+func (s *Scavenger) Waiters() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.waiters) > 0
+	return len(s.waiters)
 }
+
+func (s *Scavenger) waiting() bool { return s.Waiters() > 0 }
 
 // first returns the waiter whose turn is next, nil when nobody waits.
 func (s *Scavenger) first() *waiter {

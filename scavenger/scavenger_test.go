@@ -125,10 +125,12 @@ func (b *bench) eventually(what string, ok func() bool) {
 	}
 }
 
-func (b *bench) waiters() int {
-	b.s.mu.Lock()
-	defer b.s.mu.Unlock()
-	return len(b.s.waiters)
+// turn returns after a whole round of the scavenger: it takes the second kick
+// when it is done with the first, and only then is there room for the third.
+func (b *bench) turn() {
+	for range 3 {
+		b.s.kick <- struct{}{}
+	}
 }
 
 // The flag rises when memory is nearly full and falls again, whether or not
@@ -136,7 +138,7 @@ func (b *bench) waiters() int {
 func TestFlagRisesAndFalls(t *testing.T) {
 	b := newBench(t)
 	b.take(b.a.Cap() / 5) // below the high-water mark
-	time.Sleep(20 * time.Millisecond)
+	b.turn()
 	if b.rose.Load() != 0 || b.s.LowMemory() {
 		t.Fatal("the flag rose at four fifths")
 	}
@@ -148,7 +150,7 @@ func TestFlagRisesAndFalls(t *testing.T) {
 	b.free(len(b.hog))
 	b.eventually("fall", func() bool { return !b.flag.Load() && !b.s.LowMemory() })
 	n := b.rose.Load()
-	time.Sleep(30 * time.Millisecond)
+	b.turn()
 	if b.rose.Load() != n || b.flag.Load() {
 		t.Error("the flag rises with memory free")
 	}
@@ -201,10 +203,11 @@ func TestWaitInOrder(t *testing.T) {
 			}
 			order <- i
 		}()
-		b.eventually("wait", func() bool { return b.waiters() == i+1 })
+		b.eventually("wait", func() bool { return b.s.Waiters() == i+1 })
 	}
 	b.free(1) // enough for the second, but it is not its turn
-	time.Sleep(20 * time.Millisecond)
+	rounds := b.s.still.Load() + 2
+	b.eventually("rounds", func() bool { return b.s.still.Load() >= rounds })
 	select {
 	case i := <-order:
 		t.Fatalf("waiter %d went first", i)
@@ -224,9 +227,9 @@ func TestWaitEndsEarly(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	first, second, third := make(chan error, 1), make(chan error, 1), make(chan error, 1)
 	go func() { first <- b.s.Wait(ctx, 32<<10) }()
-	b.eventually("wait", func() bool { return b.waiters() == 1 })
+	b.eventually("wait", func() bool { return b.s.Waiters() == 1 })
 	go func() { second <- b.s.Wait(context.Background(), 1<<10) }()
-	b.eventually("wait", func() bool { return b.waiters() == 2 })
+	b.eventually("wait", func() bool { return b.s.Waiters() == 2 })
 	b.free(1)
 	cancel()
 	if err := <-first; !errors.Is(err, context.Canceled) {
@@ -237,7 +240,7 @@ func TestWaitEndsEarly(t *testing.T) {
 	}
 	b.take(0)
 	go func() { third <- b.s.Wait(context.Background(), 32<<10) }()
-	b.eventually("wait", func() bool { return b.waiters() == 1 })
+	b.eventually("wait", func() bool { return b.s.Waiters() == 1 })
 	boom := errors.New("boom")
 	b.fail.Store(&boom)
 	if err := <-third; !errors.Is(err, boom) {
@@ -245,12 +248,12 @@ func TestWaitEndsEarly(t *testing.T) {
 	}
 	b.fail.Store(nil)
 	go func() { third <- b.s.Wait(context.Background(), 32<<10) }()
-	b.eventually("wait", func() bool { return b.waiters() == 1 })
+	b.eventually("wait", func() bool { return b.s.Waiters() == 1 })
 	b.s.Interrupt()
 	if err := <-third; !errors.Is(err, base.ErrClosed) {
 		t.Errorf("after an interrupt: %v", err)
 	}
-	b.eventually("leave", func() bool { return b.waiters() == 0 })
+	b.eventually("leave", func() bool { return b.s.Waiters() == 0 })
 }
 
 // While cold leaves with at least the average of resident bytes are to be had, a

@@ -3,10 +3,10 @@ package seriallog
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
@@ -209,7 +209,9 @@ func TestCloseAgainstWork(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(time.Duration(round*20) * time.Microsecond)
+		for promised.Load() < int64(round)/3 { // any moment will do
+			runtime.Gosched()
+		}
 		closeLog(t, l)
 		wg.Wait()
 		l = openOnly(t, fs, 2)

@@ -243,8 +243,8 @@ func (s *Space) await(flushed <-chan struct{}) error {
 	}
 }
 
-// WaitApplied waits until every edit up to seq is in Pebble, not flushed.
-func (s *Space) WaitApplied(seq base.EditSeq) error {
+// waitApplied waits until every edit up to seq is in Pebble, not flushed.
+func (s *Space) waitApplied(seq base.EditSeq) error {
 	if s.o.ReadOnly {
 		return nil
 	}
@@ -268,7 +268,7 @@ func (s *Space) Flush() (base.EditSeq, error) {
 	if err := s.writable(); err != nil {
 		return 0, err
 	}
-	if err := s.WaitApplied(s.LastSeq()); err != nil {
+	if err := s.waitApplied(s.LastSeq()); err != nil {
 		return 0, err
 	}
 	s.q.mu.Lock()

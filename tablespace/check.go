@@ -70,9 +70,9 @@ func (s *Space) Verify(ctx context.Context) error {
 // Reading and writing go on meanwhile; run files are not unlinked. The error is
 // that of ctx.
 func (s *Space) Check(ctx context.Context, o CheckOptions) error {
-	release := s.HoldUnlink()
+	release := s.holdUnlink()
 	defer func() { _ = release() }() // what cannot be removed is found at the next opening
-	if err := s.WaitApplied(s.LastSeq()); err != nil && s.p.get() == nil {
+	if err := s.waitApplied(s.LastSeq()); err != nil && s.p.get() == nil {
 		return err
 	}
 	c := &checker{

@@ -32,7 +32,7 @@ type Copy struct {
 func (s *Space) StartCopy(dir string) *Copy {
 	c := &Copy{s: s, dir: s.o.FS.PathJoin(dir)} // as Pebble will spell it
 	s.mapFS.exempt(c.dir, &c.failed)
-	c.release = s.HoldUnlink()
+	c.release = s.holdUnlink()
 	return c
 }
 

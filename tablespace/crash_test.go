@@ -225,7 +225,7 @@ func TestCollectFilesWaitsForFlush(t *testing.T) {
 		e.Refs(readded.ID(), -1)
 		e.EndRecovery()
 	})
-	if err := s.WaitApplied(seq); err != nil {
+	if err := s.waitApplied(seq); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := s.CollectFiles(nil); n != 0 || err != nil {

@@ -74,18 +74,8 @@ func (e *EditTx) push(o op) { e.s.q.ops = append(e.s.q.ops, o) }
 // reserved, and returns where it is. The frame's checksum is filled in when it
 // is written. It lists the frame in r's index, not in the map.
 func (e *EditTx) AddFrame(r *Run, frame []byte, table base.TableID, owner base.TxnID) Addr {
-	return e.add(r, frame, false, table, owner)
-}
-
-// AddFrameOwned is AddFrame for a frame that the caller gives away: a large one
-// is not copied.
-func (e *EditTx) AddFrameOwned(r *Run, frame []byte, table base.TableID, owner base.TxnID) Addr {
-	return e.add(r, frame, true, table, owner)
-}
-
-func (e *EditTx) add(r *Run, frame []byte, owned bool, table base.TableID, owner base.TxnID) Addr {
 	e.push(op{kind: opAdd, run: r})
-	return r.add(frame, owned, IndexEntry{Table: table, Owner: owner, Seq: e.seq})
+	return r.add(frame, IndexEntry{Table: table, Owner: owner, Seq: e.seq})
 }
 
 // Put sets the entry at en.Low, and its Seq to that of the edit. The slices in

@@ -143,7 +143,7 @@ func (s *Space) forget(r *Run) {
 
 // DropRun unlinks a run whose owner never committed. Its list entries stay
 // until edits remove them: the caller knows them by their owner. If unlinking
-// is held (HoldUnlink), it happens when that ends.
+// is held (holdUnlink), it happens when that ends.
 func (s *Space) DropRun(id base.RunID) error {
 	r := s.known(id)
 	if r == nil {
@@ -154,9 +154,9 @@ func (s *Space) DropRun(id base.RunID) error {
 	return nil
 }
 
-// HoldUnlink keeps every run file in place until release is called; for hot
+// holdUnlink keeps every run file in place until release is called; for hot
 // backup. Holds nest.
-func (s *Space) HoldUnlink() (release func() error) {
+func (s *Space) holdUnlink() (release func() error) {
 	s.holdMu.Lock()
 	s.holds++
 	s.holdMu.Unlock()

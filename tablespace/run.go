@@ -145,10 +145,10 @@ func (r *Run) Seal() {
 	}
 }
 
-// add appends a frame to the buffer and returns its address. charged says that
-// the caller reserved buffer room for it; owned that b may be kept.
+// add copies a frame to the buffer, in which the caller has reserved room for it,
+// and returns its address.
 // REQUIRES: Space.q.mu is held, so that runs and edits agree on the order.
-func (r *Run) add(b []byte, owned bool, e IndexEntry) Addr {
+func (r *Run) add(b []byte, e IndexEntry) Addr {
 	r.mu.Lock()
 	if r.refs.Load()&gone != 0 {
 		// Dropped under the hands of its owner: nobody will ever read this.
@@ -163,17 +163,9 @@ func (r *Run) add(b []byte, owned bool, e IndexEntry) Addr {
 	}
 	off := r.size.Load()
 	a := Addr{Run: r.id, Off: off, Len: uint32(len(b))}
-	if owned && len(b) >= chunkSizes[1] {
-		r.closeChunkLocked()
-		r.pushChunkLocked(&chunk{buf: b, class: -1, marks: []mark{{0, len(b)}}, charged: int64(len(b))})
-		r.size.Store(off + uint64(len(b)))
-		r.s.runBytes.Add(int64(len(b)))
-		r.closeChunkLocked()
-	} else {
-		c := r.appendLocked(b)
-		n := len(c.buf)
-		c.marks = append(c.marks, mark{n - len(b), n})
-	}
+	c := r.appendLocked(b)
+	n := len(c.buf)
+	c.marks = append(c.marks, mark{n - len(b), n})
 	e.Addr = a
 	r.pending = append(r.pending, e)
 	if len(r.pending) >= indexBlockEntries {

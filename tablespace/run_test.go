@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,7 +53,7 @@ func TestRunReadBack(t *testing.T) {
 	}
 }
 
-func TestAddFrameOwned(t *testing.T) {
+func TestFramesOfAllSizes(t *testing.T) {
 	s := openFresh(t)
 	r, _ := s.NewRun(0)
 	var addrs []Addr
@@ -62,7 +63,7 @@ func TestAddFrameOwned(t *testing.T) {
 		if err := s.ReserveBuffer(context.Background(), len(f)); err != nil {
 			t.Fatal(err)
 		}
-		edit(t, s, func(e *EditTx) { addrs = append(addrs, e.AddFrameOwned(r, f, 1, 0)) })
+		edit(t, s, func(e *EditTx) { addrs = append(addrs, e.AddFrame(r, f, 1, 0)) })
 	}
 	for range 2 {
 		for i, a := range addrs {
@@ -201,6 +202,7 @@ func TestReadWhileWriting(t *testing.T) {
 	var mu sync.Mutex
 	var refs []FrameRef
 	var wg sync.WaitGroup
+	var reads atomic.Int64
 	stop := make(chan struct{})
 	for g := range 2 {
 		if !r.Acquire() {
@@ -229,6 +231,7 @@ func TestReadWhileWriting(t *testing.T) {
 					t.Errorf("frame %d: %v", i, err)
 					return
 				}
+				reads.Add(1)
 			}
 		})
 	}
@@ -250,7 +253,8 @@ func TestReadWhileWriting(t *testing.T) {
 	if err := s.DropRun(r.ID()); err != nil {
 		t.Error(err)
 	}
-	time.Sleep(5 * time.Millisecond)
+	enough := reads.Load() + 100 // of a run that is doomed
+	eventually(t, "reads", func() bool { return reads.Load() >= enough || t.Failed() })
 	close(stop)
 	wg.Wait()
 	if r.Acquire() {

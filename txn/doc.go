@@ -23,7 +23,8 @@
 //   - L7: an outcome stays in the registry while a resident version or an edit
 //     under way may need it: until its versions are stamped, or until a checkpoint
 //     has visited every leaf. Record numbers are handed out below a durable ceiling.
-//   - L9: the log's length delays a first write only.
+//   - L9: the log's length, and the space of superseded rows, delay a first write
+//     only.
 //   - S1: choosing and registering a snapshot is one step under one mutex with
 //     the horizon; it stays registered until the outcome is published.
 //   - S5: a waiter waits for (transaction, epoch) and holds nothing of the cache.
@@ -36,9 +37,10 @@
 //   - A Tx is used once. The state behind it serves later transactions, from when no
 //     register names it and no queue holds it: see spare.go.
 //
-// Concurrency: a Tx belongs to one goroutine at a time, Tx.mu makes Close safe.
-// Tx.mu is held during waits, which hold nothing else; committer.mu only for an
-// append and the publication. The scavenger calls Track under a leaf lock and
+// Concurrency: a Tx belongs to one goroutine at a time, Tx.mu makes Close safe. A
+// statement that waits for memory or another transaction lets go of it (M6); one
+// that waits for room in the log holds it, and nothing else. committer.mu is held
+// for an append and the publication only. The scavenger calls Track under a leaf lock and
 // Stretches without one; they take Manager.mu, Tx.trackMu, Tx.spMu for a moment.
 //
 // Not promised: Serializable and ReadCommitted (ErrNotSupported); that a commit

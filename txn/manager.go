@@ -73,8 +73,11 @@ type Manager struct {
 
 // Counters count since Open.
 type Counters struct {
-	Commits, Rollbacks, Conflicts, Deadlocks, Waits atomic.Uint64
+	Commits, Rollbacks, Conflicts, Deadlocks atomic.Uint64
 }
+
+// Waits returns how often a transaction has waited for another, since Open.
+func (m *Manager) Waits() uint64 { return m.waits.slept.Load() }
 
 // Snapshots is the published clock and the register of snapshots; it exists
 // before the Manager, because the record cache needs it.
@@ -281,35 +284,36 @@ func (m *Manager) admit(ctx context.Context) error {
 		if m.Owed() <= m.LogLimit {
 			break
 		}
-		if err := m.Failure(); err != nil {
+		if err := m.pause(ctx, ch); err != nil {
 			return err
-		}
-		select {
-		case <-ch:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-m.closing:
-			return base.ErrClosed
-		case <-time.After(time.Second): // the store may have failed meanwhile
 		}
 	}
 	if m.Owed() > m.LogLimit/2 {
 		m.Behind()
 	}
 	for ch := m.Crowded(); ch != nil; ch = m.Crowded() {
-		if err := m.Failure(); err != nil {
+		if err := m.pause(ctx, ch); err != nil {
 			return err
-		}
-		select {
-		case <-ch:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-m.closing:
-			return base.ErrClosed
-		case <-time.After(time.Second): // the store may have failed meanwhile
 		}
 	}
 	return nil
+}
+
+// pause waits until ch is closed, a second at most: then the caller looks again.
+func (m *Manager) pause(ctx context.Context, ch <-chan struct{}) error {
+	if err := m.Failure(); err != nil {
+		return err
+	}
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.closing:
+		return base.ErrClosed
+	case <-time.After(time.Second): // the store may have failed meanwhile
+		return nil
+	}
 }
 
 // register gives the transaction an id before its first write.

@@ -320,7 +320,6 @@ func (tx *Tx) attempt(t *recordcache.Table, m recordcache.Mode, key, value []byt
 				return nil, err
 			}
 		case errors.Is(err, recordcache.ErrWait):
-			tx.m.Counters.Waits.Add(1)
 			mgr, ctx := tx.m, tx.ctx
 			me, on, epoch := tx.out.ID, tx.w.WaitOn, tx.w.WaitEpoch
 			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, me, on, epoch) })

@@ -16,6 +16,8 @@ type waits struct {
 	// before they look, and outcomes are set before wake looks at it: a wake that
 	// finds 0 has missed nobody, and most commits meet no mutex here.
 	n atomic.Int32
+	// slept counts those who did wait, since Open; it rises once a wake finds them.
+	slept atomic.Uint64
 
 	mu      sync.Mutex // guards on and sleepers
 	on      map[base.TxnID]base.TxnID
@@ -62,6 +64,7 @@ func (w *waits) wait(ctx context.Context, closing <-chan struct{}, me base.TxnID
 		w.sleeper[o.ID] = all
 	}
 	all[s] = struct{}{}
+	w.slept.Add(1)
 	w.mu.Unlock()
 
 	var err error

@@ -14,8 +14,13 @@ import (
 // begin lets transaction me wait for o and returns when it sleeps.
 func begin(t *testing.T, w *waits, ctx context.Context, me base.TxnID, o *versionchain.Outcome, epoch base.Epoch) chan error {
 	t.Helper()
+	return beginUntil(t, w, ctx, make(chan struct{}), me, o, epoch)
+}
+
+// beginUntil is begin with the channel that ends all waits.
+func beginUntil(t *testing.T, w *waits, ctx context.Context, closing chan struct{}, me base.TxnID, o *versionchain.Outcome, epoch base.Epoch) chan error {
+	t.Helper()
 	done := make(chan error, 1)
-	closing := make(chan struct{})
 	go func() { done <- w.wait(ctx, closing, me, o, epoch) }()
 	for until := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Microsecond) {
 		w.mu.Lock()
@@ -109,9 +114,7 @@ func TestWaitsEndWithContextAndClose(t *testing.T) {
 	cancel()
 	ends(t, a, context.Canceled)
 	closing := make(chan struct{})
-	done := make(chan error, 1)
-	go func() { done <- w.wait(context.Background(), closing, 3, o, 0) }()
-	time.Sleep(time.Millisecond)
+	done := beginUntil(t, w, context.Background(), closing, 3, o, 0)
 	close(closing)
 	ends(t, done, base.ErrClosed)
 	w.empty(t)

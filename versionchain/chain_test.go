@@ -71,7 +71,7 @@ func storyOf(t teller, story string) Page {
 		if pin {
 			v = p.Version(p.Newest(0))
 			v.Uses++
-			p.SetVersion(p.Newest(0), &v)
+			p.putVersion(int(p.Newest(0)), &v)
 		}
 	}
 	return p

@@ -20,20 +20,6 @@ const (
 	filterMaxProbes  = 4
 )
 
-// BuildFilter appends to dst a filter that contains hashes, of base.Hash.
-func BuildFilter(dst []byte, hashes []uint64) []byte {
-	n := filterSize(len(hashes))
-	at := len(dst)
-	dst = append(dst, make([]byte, n)...)
-	filter := dst[at:]
-	probes := filterProbes(n, len(hashes))
-	filter[0] = probes
-	for _, h := range hashes {
-		filterAdd(filter, probes, h)
-	}
-	return dst
-}
-
 // FilterMayContain reports whether a key with this base.Hash may be in the
 // filter. No bytes at all may contain anything.
 func FilterMayContain(filter []byte, hash uint64) bool {

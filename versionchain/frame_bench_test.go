@@ -52,7 +52,7 @@ func BenchmarkAppendFrame(b *testing.B) {
 	for _, s := range shapes() {
 		b.Run(s.name, func(b *testing.B) {
 			b.ReportAllocs()
-			buf := make([]byte, 0, FrameSizeBound(&s.meta, s.rows))
+			buf := make([]byte, 0, frameSizeBound(&s.meta, s.rows))
 			n := 0
 			for b.Loop() {
 				n = len(AppendFrame(buf, &s.meta, s.rows))

@@ -40,15 +40,6 @@ func AppendFrame(dst []byte, m *FrameMeta, rows []Row) []byte {
 	return dst
 }
 
-// FrameSizeBound returns the greatest length that AppendFrame can append.
-func FrameSizeBound(m *FrameMeta, rows []Row) int {
-	n := FrameHeaderSize + len(m.Low) + len(m.High) + filterSize(len(rows)) + 4 + len(rows)*RowOverheadBound
-	for i := range rows {
-		n += len(rows[i].Key) + len(rows[i].Value)
-	}
-	return n
-}
-
 // RowOverheadBound is the most that a row takes in the columns of a frame, its
 // filter not included: head, offset, key length, timestamp, epoch, leave
 // number, kind.
@@ -229,7 +220,7 @@ func writeRows(f *Frame, s *frameShape, rows []Row) {
 	}
 }
 
-// writeFilter makes the filter of BuildFilter, without a list of hashes.
+// writeFilter makes the filter of the rows, without a list of hashes.
 func writeFilter(filter []byte, rows []Row) {
 	clear(filter)
 	probes := filterProbes(len(filter), len(rows))

@@ -16,7 +16,7 @@ func TestFrameProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m, rows := drawFrame(t)
 		b := AppendFrame(nil, m, rows)
-		if bound := FrameSizeBound(m, rows); len(b) > bound {
+		if bound := frameSizeBound(m, rows); len(b) > bound {
 			t.Fatalf("frame of %d bytes, bound %d", len(b), bound)
 		}
 		f, err := ParseFrame(b)

@@ -163,7 +163,7 @@ func TestFrameRoundTrip(t *testing.T) {
 			if len(b) != size {
 				t.Errorf("frame of %d bytes, want %d", len(b), size)
 			}
-			if bound := FrameSizeBound(&tc.meta, tc.rows); len(b) > bound {
+			if bound := frameSizeBound(&tc.meta, tc.rows); len(b) > bound {
 				t.Errorf("frame of %d bytes, bound %d", len(b), bound)
 			}
 			for i := range tc.rows {
@@ -376,4 +376,13 @@ func TestFrameSearch(t *testing.T) {
 	if i, exact := f.Search([]byte("a")); i != 0 || exact {
 		t.Errorf("empty frame: %d, %v", i, exact)
 	}
+}
+
+// frameSizeBound returns the greatest length that AppendFrame can append.
+func frameSizeBound(m *FrameMeta, rows []Row) int {
+	n := FrameHeaderSize + len(m.Low) + len(m.High) + filterSize(len(rows)) + 4 + len(rows)*RowOverheadBound
+	for i := range rows {
+		n += len(rows[i].Key) + len(rows[i].Value)
+	}
+	return n
 }

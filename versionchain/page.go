@@ -275,10 +275,6 @@ func (p *Page) putVersion(off int, v *Ver) {
 	b[23] = v.Uses
 }
 
-// SetVersion overwrites the header at off; the length of what is stored behind
-// it must not grow.
-func (p *Page) SetVersion(off uint16, v *Ver) { p.putVersion(int(off), v) }
-
 // Value returns the data of the version at off; it aliases the page.
 // REQUIRES: the version is not chilled.
 func (p *Page) Value(off uint16, v *Ver) []byte {

@@ -300,7 +300,7 @@ func TestUseCounts(t *testing.T) {
 	p.Insert(0, []byte("k"), []byte("v"), 0, &v)
 	off := p.Newest(0)
 	v.Uses++
-	p.SetVersion(off, &v)
+	p.putVersion(int(off), &v)
 	if p.Drop(off) {
 		t.Error("a pinned version was dropped (M4)")
 	}
@@ -314,7 +314,7 @@ func TestUseCounts(t *testing.T) {
 		t.Errorf("after stamping: %+v", v)
 	}
 	v.Uses--
-	p.SetVersion(off, &v)
+	p.putVersion(int(off), &v)
 	if !p.Drop(off) {
 		t.Error("not dropped when let go")
 	}

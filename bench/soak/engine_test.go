@@ -36,9 +36,6 @@ func TestSoakOnEngine(t *testing.T) {
 // A run must show every part of the low-memory path at work, or its checks show
 // nothing about them.
 func TestSoakReachesLowMemoryPath(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs enough rows to fill memory several times")
-	}
 	c := soakConfig(t, "-rows", "100000", "-record-memory", "1MiB")
 	res := newRun(c, t.TempDir(), openEngine, io.Discard).execute(t.Context())
 	if !res.ok() {

@@ -6,28 +6,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/sakerdb/saker/engine"
+	"github.com/sakerdb/saker/examples/internal/program"
 )
 
-// Exit statuses.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal ends the run, which closes the store; a second one kills.
-	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { program.Main(run) }
 
 // config is what the command line asks for.
 type config struct {
@@ -58,45 +44,26 @@ func parseConfig(args []string, usage io.Writer) (*config, error) {
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
-	var faults []error
-	bound := func(ok bool, format string, args ...any) {
-		if !ok {
-			faults = append(faults, fmt.Errorf(format, args...))
-		}
-	}
-	bound(f.NArg() == 0, "unexpected argument %q", f.Arg(0))
-	bound(c.runFor >= 0, "-for %v is below 0", c.runFor)
-	bound(c.slot >= time.Microsecond, "-slot %v is below 1µs", c.slot)
-	bound(c.tick >= time.Microsecond, "-tick %v is below 1µs", c.tick)
-	bound(c.stakers >= 1 && c.stakers <= 10000, "-stakers %d is not between 1 and 10000", c.stakers)
-	bound(c.queries >= 0 && c.queries <= 64, "-queries %d is not between 0 and 64", c.queries)
+	var faults program.Faults
+	faults.Unless(f.NArg() == 0, "unexpected argument %q", f.Arg(0))
+	faults.Unless(c.runFor >= 0, "-for %v is below 0", c.runFor)
+	faults.Unless(c.slot >= time.Microsecond, "-slot %v is below 1µs", c.slot)
+	faults.Unless(c.tick >= time.Microsecond, "-tick %v is below 1µs", c.tick)
+	faults.Unless(c.stakers >= 1 && c.stakers <= 10000, "-stakers %d is not between 1 and 10000", c.stakers)
+	faults.Unless(c.queries >= 0 && c.queries <= 64, "-queries %d is not between 0 and 64", c.queries)
 	return c, errors.Join(faults...)
 }
 
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c, err := parseConfig(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(stderr, "registry: %v\n", err)
-		return exitUsage
+	if err != nil {
+		return program.Refuse("registry", err, stderr)
 	}
-	if c.dir == "" {
-		dir, err := os.MkdirTemp("", "saker-registry-")
-		if err != nil {
-			fmt.Fprintf(stderr, "registry: %v\n", err)
-			return exitFailed
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
+	return program.InDir("registry", c.dir, stderr, func(dir string) error {
 		c.dir = dir
-	}
-	if err := serve(ctx, c, stdout); err != nil {
-		fmt.Fprintf(stderr, "%v\n", err)
-		return exitFailed
-	}
-	return exitOK
+		return serve(ctx, c, stdout)
+	})
 }
 
 // options suit a small store: what it keeps in the log is what it reads at start.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,20 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/sakerdb/saker/examples/internal/program"
+	"github.com/sakerdb/saker/examples/internal/programtest"
 )
 
-// asProgram makes the test binary the program itself: tests run it as a child.
-var asProgram = flag.Bool("registry.program", false, "be the program, with the remaining arguments")
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if *asProgram {
-		os.Args = append(os.Args[:1], flag.Args()...)
-		main()
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { programtest.Main(m, "registry", main) }
 
 // child runs the program in another process, with a line for each block.
 type child struct {
@@ -163,7 +153,7 @@ func TestProgram(t *testing.T) {
 	for i, want := range []string{"new registry, 5 stakers", "no block replayed"} {
 		var out, errs bytes.Buffer
 		args := []string{"-dir", dir, "-for", "100ms", "-slot", "2ms", "-stakers", "5", "-audit", "-queries", "1"}
-		if code := run(context.Background(), args, &out, &errs); code != exitOK {
+		if code := run(context.Background(), args, &out, &errs); code != program.ExitOK {
 			t.Fatalf("run %d: status %d: %s", i, code, &errs)
 		}
 		for _, want := range []string{want, "audit: a replay of", "blocks applied", "consistent"} {
@@ -179,7 +169,7 @@ func TestBadFlags(t *testing.T) {
 		{"-slot", "0"}, {"-tick", "-1s"}, {"-stakers", "0"}, {"-queries", "-1"}, {"-for", "-1s"}, {"-nonsense"}, {"argument"},
 	} {
 		var out, errs bytes.Buffer
-		if code := run(context.Background(), args, &out, &errs); code != exitUsage || errs.Len() == 0 {
+		if code := run(context.Background(), args, &out, &errs); code != program.ExitUsage || errs.Len() == 0 {
 			t.Errorf("%v: status %d, %q", args, code, &errs)
 		}
 	}

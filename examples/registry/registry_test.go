@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sakerdb/saker/engine"
+	"github.com/sakerdb/saker/internal/crashdisk"
 )
 
 var ctx = context.Background()
@@ -21,23 +22,6 @@ var ctx = context.Background()
 var began = time.Unix(1_500_000_000, 0)
 
 func slotStart(slot int) time.Time { return began.Add(time.Duration(slot) * time.Second) }
-
-// newDisk returns a disk that can crash, with the store's directory on it.
-func newDisk(t *testing.T) *vfs.MemFS {
-	t.Helper()
-	fs := vfs.NewCrashableMem()
-	if err := fs.MkdirAll("db", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	d, err := fs.OpenDir("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return fs
-}
 
 func open(t *testing.T, fs vfs.FS) (*Registry, opening) {
 	t.Helper()
@@ -59,7 +43,7 @@ func mustClose(t *testing.T, r *Registry) {
 
 func newRegistry(t *testing.T) *Registry {
 	t.Helper()
-	r, _ := open(t, newDisk(t))
+	r, _ := open(t, crashdisk.New(t, "db"))
 	t.Cleanup(func() { mustClose(t, r) })
 	return r
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sakerdb/saker/engine"
+	"github.com/sakerdb/saker/internal/crashdisk"
 )
 
 // fill applies blocks as the network brings them.
@@ -37,7 +38,7 @@ func fill(t *testing.T, r *Registry, slots int) {
 // The registry is ready at restart, as it was. It does not need its history, which
 // the test takes away: nothing could be replayed.
 func TestRestartNeedsNoHistory(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	r, o := open(t, fs)
 	if !o.New {
 		t.Fatal("not new")
@@ -78,7 +79,7 @@ func TestRestartNeedsNoHistory(t *testing.T) {
 // and at most the one under way. The disk may have kept any part of what was not
 // synced.
 func TestCrashAnywhere(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	r, _ := open(t, fs)
 	rng := rand.New(rand.NewPCG(5, 5))
 	var crashed []*vfs.MemFS
@@ -123,7 +124,7 @@ func TestCrashAnywhere(t *testing.T) {
 // A crash while the registry is made leaves none, or a whole one: the disk is
 // cloned before each sync, and each clone opens.
 func TestCrashInCreation(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	var mu sync.Mutex // guards crashed and rng
 	var crashed []*vfs.MemFS
 	rng := rand.New(rand.NewPCG(6, 6))
@@ -160,7 +161,7 @@ func TestCrashInCreation(t *testing.T) {
 
 func TestOpenErrors(t *testing.T) {
 	opts := options()
-	opts.FS = newDisk(t)
+	opts.FS = crashdisk.New(t, "db")
 	if _, _, err := openRegistry(ctx, "db", opts, genesis{}); !errors.Is(err, errGenesis) {
 		t.Fatalf("no genesis: %v", err)
 	}

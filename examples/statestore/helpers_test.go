@@ -3,50 +3,22 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"runtime"
 	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"github.com/sakerdb/saker/engine"
+	"github.com/sakerdb/saker/examples/internal/programtest"
+	"github.com/sakerdb/saker/internal/crashdisk"
 )
 
-// asProgram makes the test binary the program itself: tests run it as a child.
-var asProgram = flag.Bool("statestore.program", false, "be the program, with the remaining arguments")
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if *asProgram {
-		os.Args = append(os.Args[:1], flag.Args()...)
-		main()
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { programtest.Main(m, "statestore", main) }
 
 var ctx = context.Background()
-
-// newDisk returns a disk that can crash, with the store's directory on it.
-func newDisk(t *testing.T) *vfs.MemFS {
-	t.Helper()
-	fs := vfs.NewCrashableMem()
-	if err := fs.MkdirAll("db", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	d, err := fs.OpenDir("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return fs
-}
 
 // testStore is a store with stops in it.
 type testStore struct {
@@ -96,7 +68,7 @@ func openWith(t *testing.T, fs vfs.FS, o Options) (*testStore, Opening) {
 
 func newStore(t *testing.T) *testStore {
 	t.Helper()
-	s, _ := openStore(t, newDisk(t))
+	s, _ := openStore(t, crashdisk.New(t, "db"))
 	t.Cleanup(func() { mustClose(t, s) })
 	return s
 }

@@ -6,26 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/sakerdb/saker/engine"
+	"github.com/sakerdb/saker/examples/internal/program"
 )
 
-// Exit statuses.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal ends the run, which closes the store; a second one kills.
-	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { program.Main(run) }
 
 // config is what the command line asks for.
 type config struct {
@@ -54,47 +40,28 @@ func parseConfig(args []string, usage io.Writer) (*config, error) {
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
-	var faults []error
-	bound := func(ok bool, format string, args ...any) {
-		if !ok {
-			faults = append(faults, fmt.Errorf(format, args...))
-		}
-	}
-	bound(f.NArg() == 0, "unexpected argument %q", f.Arg(0))
-	bound(c.rounds >= 0, "-rounds %d is below 0", c.rounds)
-	bound(c.slots >= 1 && c.slots < slotsMax, "-slots %d is not between 1 and %d", c.slots, slotsMax-1)
-	bound(c.stateSize >= stateSizeMin && c.stateSize <= 1<<20, "-state-size %d is not between %d and %d", c.stateSize, stateSizeMin, 1<<20)
-	bound(c.memoryMiB >= 1 && c.memoryMiB <= 1<<16, "-record-memory-mib %d is not between 1 and %d", c.memoryMiB, 1<<16)
-	bound(c.fail >= 0, "-fail %d is below 0", c.fail)
-	bound(c.finalize >= 0, "-finalize %d is below 0", c.finalize)
-	bound(c.die >= 0, "-die %d is below 0", c.die)
+	var faults program.Faults
+	faults.Unless(f.NArg() == 0, "unexpected argument %q", f.Arg(0))
+	faults.Unless(c.rounds >= 0, "-rounds %d is below 0", c.rounds)
+	faults.Unless(c.slots >= 1 && c.slots < slotsMax, "-slots %d is not between 1 and %d", c.slots, slotsMax-1)
+	faults.Unless(c.stateSize >= stateSizeMin && c.stateSize <= 1<<20, "-state-size %d is not between %d and %d", c.stateSize, stateSizeMin, 1<<20)
+	faults.Unless(c.memoryMiB >= 1 && c.memoryMiB <= 1<<16, "-record-memory-mib %d is not between 1 and %d", c.memoryMiB, 1<<16)
+	faults.Unless(c.fail >= 0, "-fail %d is below 0", c.fail)
+	faults.Unless(c.finalize >= 0, "-finalize %d is below 0", c.finalize)
+	faults.Unless(c.die >= 0, "-die %d is below 0", c.die)
 	return c, errors.Join(faults...)
 }
 
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c, err := parseConfig(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(stderr, "statestore: %v\n", err)
-		return exitUsage
+	if err != nil {
+		return program.Refuse("statestore", err, stderr)
 	}
-	if c.dir == "" {
-		dir, err := os.MkdirTemp("", "saker-statestore-")
-		if err != nil {
-			fmt.Fprintf(stderr, "statestore: %v\n", err)
-			return exitFailed
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
+	return program.InDir("statestore", c.dir, stderr, func(dir string) error {
 		c.dir = dir
-	}
-	if err := work(ctx, c, stdout); err != nil {
-		fmt.Fprintf(stderr, "%v\n", err)
-		return exitFailed
-	}
-	return exitOK
+		return work(ctx, c, stdout)
+	})
 }
 
 // engineOptions give the store a record memory that is small beside a block.

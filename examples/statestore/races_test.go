@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sakerdb/saker/engine"
+	"github.com/sakerdb/saker/internal/crashdisk"
 )
 
 // many is more states than record memory holds in these tests.
@@ -26,7 +27,7 @@ func (s *testStore) fork(slots uint64) (a, b *Block) {
 // permanent state was lost. Here a's store is a conflict; it runs again, adopts,
 // and takes nothing along when it fails.
 func TestRace1FirstLooksSecondCommits(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	s, _ := openStore(t, fs)
 	a, b := s.fork(many)
 	s.refuse(a)

@@ -17,12 +17,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sakerdb/saker/engine"
+	"github.com/sakerdb/saker/examples/internal/program"
+	"github.com/sakerdb/saker/internal/crashdisk"
 )
 
 // A block whose states are far larger than record memory is one transaction all
 // the same: they are chilled and backlogged, and memory keeps to its cap.
 func TestBlockBeyondMemory(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	o := Options{Engine: engineOptions(defaultMiB << 20)} // as the program has it
 	s, info := openWith(t, fs, o)
 	if !info.New {
@@ -54,7 +56,7 @@ func TestBlockBeyondMemory(t *testing.T) {
 // A block that fails verification leaves nothing, whatever was stored for it, and
 // behind valid blocks of its segment it takes none of them along.
 func TestInvalidBlock(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	s, _ := openStore(t, fs)
 	parent, _ := s.head()
 	wrongRoot := s.on(parent, many)
@@ -89,7 +91,7 @@ func TestInvalidBlock(t *testing.T) {
 	if m := s.Metrics(); m.BackloggedChains+m.SealedLeaves == 0 {
 		t.Fatalf("nothing of the invalid block was on disk:\n%v", m)
 	}
-	other, _ := openStore(t, newDisk(t)) // that never saw an invalid block
+	other, _ := openStore(t, crashdisk.New(t, "db")) // that never saw an invalid block
 	other.mustImport(good)
 	want := other.dump()
 	mustClose(t, other)
@@ -117,7 +119,7 @@ func (s *testStore) stateOf(id ID) (st State) {
 // A crash in the middle of a block, or when all is stored and verified, leaves
 // nothing of it; its files are collected at start. After the commit all is there.
 func TestCrashInBlock(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	s, _ := openStore(t, fs)
 	parent, _ := s.head()
 	first := s.on(parent, 20)
@@ -171,7 +173,7 @@ func TestCrashInBlock(t *testing.T) {
 // Finalization deletes other forks and all states before the block, for good;
 // readers of before go on reading.
 func TestFinalize(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	s, _ := openStore(t, fs)
 	a, b := s.fork(10)
 	s.mustImport(a)
@@ -266,7 +268,7 @@ func downgrade(t *testing.T, fs vfs.FS, version uint64) {
 // and each step is one transaction.
 func TestMigration(t *testing.T) {
 	for from := uint64(1); from < schemaVersion; from++ {
-		fs := newDisk(t)
+		fs := crashdisk.New(t, "db")
 		s, _ := openStore(t, fs)
 		parent, _ := s.head()
 		s.mustImport(s.on(parent, many))
@@ -322,7 +324,7 @@ func (c *crashesAt) take() {
 // A crash anywhere in a migration leaves a store that the next Open brings on; a
 // crash in that one too.
 func TestMigrationCrash(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	s, _ := openStore(t, fs)
 	parent, _ := s.head()
 	s.mustImport(s.on(parent, 300))
@@ -358,7 +360,7 @@ func TestMigrationCrash(t *testing.T) {
 
 // A store of a newer program is refused, and not touched.
 func TestSchemaTooNew(t *testing.T) {
-	fs := newDisk(t)
+	fs := crashdisk.New(t, "db")
 	s, _ := openStore(t, fs)
 	raise := func(to uint64) error {
 		return s.db.Update(ctx, func(tx *engine.Tx) error { return tx.Put(s.meta, schemaKey, num(to)) })
@@ -389,7 +391,7 @@ func TestSchemaTooNew(t *testing.T) {
 
 // A crash while a store is made leaves none, or a whole one.
 func TestCrashInCreation(t *testing.T) {
-	c := &crashesAt{fs: newDisk(t), every: 1, rng: rand.New(rand.NewPCG(9, 9))}
+	c := &crashesAt{fs: crashdisk.New(t, "db"), every: 1, rng: rand.New(rand.NewPCG(9, 9))}
 	s, _ := openStore(t, c.wrap())
 	want := s.dump()
 	mustClose(t, s)
@@ -473,8 +475,8 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// program runs the program in another process and returns what it prints.
-func program(t *testing.T, args ...string) (string, error) {
+// runProgram runs the program in another process and returns what it prints.
+func runProgram(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -489,7 +491,7 @@ func program(t *testing.T, args ...string) (string, error) {
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	args := []string{"-dir", dir, "-slots", "400", "-record-memory-mib", "1"}
-	out, err := program(t, append(args, "-die", "2")...)
+	out, err := runProgram(t, append(args, "-die", "2")...)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
 		t.Fatalf("not killed: %v\n%s", err, out)
@@ -500,13 +502,13 @@ func TestKilled(t *testing.T) {
 	if !strings.Contains(out, "killed with 201 temporary states stored") || strings.Count(out, "permanent") != 2 {
 		t.Fatalf("before:\n%s", out)
 	}
-	out, err = program(t, append(args, "-rounds", "0")...)
+	out, err = runProgram(t, append(args, "-rounds", "0")...)
 	// Genesis, two blocks, one state each and the 401 slots that they share.
 	if err != nil || !strings.Contains(out, "checked: 3 blocks, 404 states") || !strings.Contains(out, "files of temporary states removed") ||
 		strings.Contains(out, " 0 files") {
 		t.Fatalf("after: %v\n%s", err, out)
 	}
-	out, err = program(t, append(args, "-rounds", "4", "-fail", "2", "-finalize", "2")...)
+	out, err = runProgram(t, append(args, "-rounds", "4", "-fail", "2", "-finalize", "2")...)
 	if err != nil || strings.Count(out, "invalid, nothing of it is left") != 2 || strings.Count(out, "is final") != 2 {
 		t.Fatalf("on: %v\n%s", err, out)
 	}
@@ -545,7 +547,7 @@ func TestInterrupt(t *testing.T) {
 	if err := cmd.Wait(); err != nil || last == "" {
 		t.Fatalf("exit after SIGINT: %v, %q: %s", err, last, &errs)
 	}
-	out, err := program(t, "-dir", dir, "-rounds", "0")
+	out, err := runProgram(t, "-dir", dir, "-rounds", "0")
 	if err != nil || !strings.Contains(out, " 0 committed transactions redone, 0 files") {
 		t.Fatalf("after an orderly end: %v\n%s", err, out)
 	}
@@ -556,7 +558,7 @@ func TestBadFlags(t *testing.T) {
 		{"-rounds", "-1"}, {"-slots", "0"}, {"-state-size", "47"}, {"-record-memory-mib", "0"}, {"-fail", "-1"}, {"-nonsense"}, {"argument"},
 	} {
 		var out, errs bytes.Buffer
-		if code := run(ctx, args, &out, &errs); code != exitUsage || errs.Len() == 0 {
+		if code := run(ctx, args, &out, &errs); code != program.ExitUsage || errs.Len() == 0 {
 			t.Errorf("%v: status %d, %q", args, code, &errs)
 		}
 	}

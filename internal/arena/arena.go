@@ -193,20 +193,33 @@ func (a *Arena) Free(b []byte) {
 	b = b[:cap(b)]
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.cutLocked(b, 0)
+	a.publishLocked()
+}
+
+// cutLocked gives back what lies behind the first keep units of the block b, with 0
+// all of it. It panics if b is no block of so many. REQUIRES: a.mu is held.
+func (a *Arena) cutLocked(b []byte, keep int) {
 	i, at, ok := a.mem.find(b)
 	units := len(b) / UnitSize
-	if !ok || len(b)%UnitSize != 0 || !a.isBlock(i, at, units) {
-		panic(fmt.Sprintf("saker: arena: free of %d bytes at %p, which is no block", len(b), unsafe.SliceData(b)))
+	if !ok || len(b)%UnitSize != 0 || keep < 0 || keep > units || !a.isBlock(i, at, units) {
+		panic(fmt.Sprintf("saker: arena: %d bytes at %p, cut to %d units, are no block", len(b), unsafe.SliceData(b), keep))
 	}
-	a.mem.drop(b)
+	if keep == units {
+		return
+	}
 	s := &a.slabs[i]
+	if keep == 0 {
+		a.mem.drop(b)
+		s.starts &^= 1 << at
+	} else {
+		a.mem.dropTail(b[keep*UnitSize:])
+	}
 	a.places -= placesIn(s.free)
-	s.free |= unitMask(at, units)
-	s.starts &^= 1 << at
+	s.free |= unitMask(at+keep, units-keep)
 	a.places += placesIn(s.free)
 	a.restackLocked(i, s)
-	a.blocks -= int64(len(b))
-	a.publishLocked()
+	a.blocks -= int64(units-keep) * UnitSize
 }
 
 // isBlock reports whether a block of units begins at unit at of slab i: a start

@@ -61,7 +61,7 @@ func TestModel(t *testing.T) {
 			},
 			"free": func(t *rapid.T) {
 				if len(live) == 0 {
-					t.Skip()
+					return
 				}
 				i := rapid.IntRange(0, len(live)-1).Draw(t, "i")
 				x := live[i]
@@ -77,7 +77,7 @@ func TestModel(t *testing.T) {
 			// was not counted at first.
 			"shrink": func(t *rapid.T) {
 				if len(live) == 0 {
-					t.Skip()
+					return
 				}
 				x := &live[rapid.IntRange(0, len(live)-1).Draw(t, "i")]
 				old := len(x.b)
@@ -105,7 +105,7 @@ func TestModel(t *testing.T) {
 			},
 			"trade": func(t *rapid.T) {
 				if len(live) == 0 {
-					t.Skip()
+					return
 				}
 				i := rapid.IntRange(0, len(live)-1).Draw(t, "i")
 				x := live[i]

@@ -10,26 +10,15 @@ import "fmt"
 func (a *Arena) Shrink(b []byte, n int) []byte {
 	b = b[:cap(b)]
 	keep := (n + UnitSize - 1) / UnitSize
-	units := len(b) / UnitSize
-	if n <= 0 || keep > units {
+	if n <= 0 || n > len(b) {
 		panic(fmt.Sprintf("saker: arena: shrink of %d bytes to %d", len(b), n))
 	}
-	if keep == units {
+	if keep*UnitSize == len(b) {
 		return b
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	i, at, ok := a.mem.find(b)
-	if !ok || !a.isBlock(i, at, units) {
-		panic("saker: arena: shrink of what is no block")
-	}
-	a.mem.dropTail(b[keep*UnitSize:])
-	s := &a.slabs[i]
-	a.places -= placesIn(s.free)
-	s.free |= unitMask(at+keep, units-keep)
-	a.places += placesIn(s.free)
-	a.restackLocked(i, s)
-	a.blocks -= int64(units-keep) * UnitSize
+	a.cutLocked(b, keep)
 	a.publishLocked()
 	return b[: keep*UnitSize : keep*UnitSize]
 }

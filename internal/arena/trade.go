@@ -28,24 +28,7 @@ func (a *Arena) Trade(b []byte, keep int, n int64) ([]byte, bool) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	i, at, ok := a.mem.find(b)
-	if keep < 0 || rest > units || !ok || !a.isBlock(i, at, units) {
-		panic("saker: arena: trade of what is no block")
-	}
-	s := &a.slabs[i]
-	if rest == 0 {
-		a.mem.drop(b)
-		s.starts &^= 1 << at
-	} else {
-		a.mem.dropTail(b[rest*UnitSize:])
-	}
-	if rest < units {
-		a.places -= placesIn(s.free)
-		s.free |= unitMask(at+rest, units-rest)
-		a.places += placesIn(s.free)
-		a.restackLocked(i, s)
-	}
-	a.blocks -= int64(units-rest) * UnitSize
+	a.cutLocked(b, rest)
 	a.charged += n
 	a.publishLocked()
 	return b[: rest*UnitSize : rest*UnitSize], true
