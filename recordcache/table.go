@@ -57,7 +57,7 @@ type Table struct {
 
 	dir atomic.Pointer[directory] // published, never changed; may be stale to its reader
 
-	mu    sync.Mutex // guards tree and claim, and with a leaf's lock its fences
+	mu    sync.Mutex // guards tree, claim and gone, and with a leaf's lock its fences
 	tree  *directory // private; published as a clone after each change
 	index indexState
 	// claim, if not nil, is a gap whose entry is being made shorter: no leaf of it
@@ -65,6 +65,7 @@ type Table struct {
 	// below the bound.
 	claim *claim
 	short atomic.Uint64
+	gone  bool // dropped: no leaf becomes present any more
 	// moved counts leaves that went back to the leaf map, sealed counts entries
 	// made in what was no entry before: an install that read the map before
 	// such a change must read it again.
@@ -214,7 +215,6 @@ func (t *Table) installShort(key []byte) error {
 	if errors.Is(err, errLongList) {
 		return t.shorten(context.Background(), key)
 	}
-	t.await(key)
 	return err
 }
 
@@ -258,9 +258,6 @@ func (t *Table) bring(key []byte, need int) (*Leaf, error) {
 			c.arena.Free(b)
 		}
 		c.arena.Uncharge(l.charged)
-		if need > 0 {
-			t.await(key)
-		}
 		return nil, err
 	}
 	if crowded && c.mergeReq != nil {
@@ -301,8 +298,11 @@ func (l *Leaf) take(c *Cache, need int) error {
 func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.gone {
+		return false, base.ErrTableNotFound
+	}
 	if t.claimed(key) {
-		return false, nil
+		return false, errLongList // shorten waits for the claim to be lifted
 	}
 	if t.moved.Load() != moved || (!entry && t.sealed.Load() != sealed) {
 		return false, nil
