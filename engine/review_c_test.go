@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -131,17 +130,13 @@ func TestUpdateKeepsNoLargeValue(t *testing.T) {
 	})
 	evictAll(t, db)
 	var txs []*Tx
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
+	before := liveHeap(t)
 	for i := range rows {
 		tx := mustBegin(t, db, TxOptions{})
 		check(t, tx.Update(tb, fmt.Append(nil, "k", i), []byte("small")))
 		txs = append(txs, tx)
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > rows*size/4 {
+	if grown := liveHeap(t) - before; grown > rows*size/4 {
 		t.Errorf("%d idle writers keep %d KiB", rows, grown>>10)
 	}
 	for i, tx := range txs {
