@@ -67,6 +67,40 @@ func TestLargeValueRewrittenByOneTransaction(t *testing.T) {
 	mustClose(t, db)
 }
 
+// Values that one transaction replaced by itself have all its timestamp. Space
+// collection took none of them for superseded and copied each from run to run.
+func TestCollectValuesReplacedByOneTransaction(t *testing.T) {
+	for _, undone := range []bool{false, true} {
+		t.Run(fmt.Sprint("undone=", undone), func(t *testing.T) {
+			db := mustOpen(t, memOptions())
+			tb := mustTable(t, db, "t")
+			const size = 200 << 10
+			inUpdate(t, db, func(tx *Tx) {
+				for i := range 20 {
+					put(t, tx, tb, "k", string(value(i, size)))
+				}
+				if !undone {
+					return
+				}
+				sp, err := tx.Savepoint()
+				check(t, err)
+				put(t, tx, tb, "k", string(value(20, size)))
+				check(t, tx.RollbackTo(sp))
+			})
+			evictAll(t, db)
+			check(t, db.Checkpoint(ctx))
+			for range 3 {
+				check(t, db.CollectSpace(ctx))
+			}
+			if n := db.space.RunBytes(); n > 5*size/2 {
+				t.Errorf("%d KiB in runs for a value of %d", n>>10, size>>10)
+			}
+			inView(t, db, func(tx *Tx) { gets(t, tx, tb, "k", string(value(19, size))) })
+			mustClose(t, db)
+		})
+	}
+}
+
 // listed returns how many frames the entry of a key lists in the leaf map.
 func listed(t tester, db *DB, tb *Table, key []byte) int {
 	t.Helper()

@@ -48,7 +48,7 @@ func (c *Cache) collectLeaf(ctx context.Context, t *Table, key []byte, victims m
 			c.Collapse(mine)
 		}
 	}()
-	for range maxCollect {
+	for try := range maxCollect {
 		l := t.find(key)
 		if l == nil {
 			if err := t.installShort(key); err != nil {
@@ -58,6 +58,12 @@ func (c *Cache) collectLeaf(ctx context.Context, t *Table, key []byte, victims m
 				continue // the map has changed: ask again
 			}
 			mine = l
+		}
+		if try == 0 {
+			// No merge may ever come to a leaf that nobody writes any more.
+			if err := c.dropSuperseded(ctx, l, 1); err != nil {
+				return nil, err
+			}
 		}
 		done, high, err := c.collectOnce(ctx, l, key, victims)
 		if errors.Is(err, errMoved) {

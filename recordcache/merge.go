@@ -45,7 +45,7 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 		}
 		l = t.find(key)
 	}
-	if err := c.dropSuperseded(ctx, l); err != nil {
+	if err := c.dropSuperseded(ctx, l, minRead); err != nil {
 		return err
 	}
 	if err := c.emptyForCut(ctx, l); err != nil {

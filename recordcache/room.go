@@ -353,7 +353,7 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 			return nil, err
 		case l != nil && !full:
 			if l.longOfLarge() {
-				_ = t.cache.dropSuperseded(ctx, l) // the value is written; a merge tries again
+				_ = t.cache.dropSuperseded(ctx, l, minRead) // the value is written; a merge tries again
 			}
 			return l, nil
 		case full:

@@ -60,7 +60,7 @@ func (t *Table) shorten(ctx context.Context, key []byte) error {
 	defer c.putWorker(w)
 	m := &merging{list: list, low: en.Low, high: en.High}
 	h := c.horizon()
-	drop, err := c.superseded(list, h, &w.sc)
+	drop, err := c.superseded(list, h, &w.sc, 1)
 	if err != nil {
 		return err
 	}

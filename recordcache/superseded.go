@@ -22,16 +22,16 @@ type largeFrame struct {
 	epoch base.Epoch // of a live owner's
 }
 
-// minRead is how many frames of one record must be read to tell which are needed
-// before it is done.
+// minRead is how many frames of one record must be in need of being read, to tell
+// whether they are needed, before a merge does it.
 const minRead = 4
 
 // superseded returns the frames of large values, by index, that no reader needs:
 // a newer one of the record hides them from every snapshot, or is of the same live
 // owner and the same stretch (P8), or their owner has rolled them back. Frames of
-// owners who live or have dead epochs are read for their epochs, one at a time.
-// REQUIRES: the runs are held.
-func (c *Cache) superseded(list *frameList, h versionchain.Horizon, sc *Scratch) (drop []int, err error) {
+// owners who live or have dead epochs are read for their epochs, one at a time, if a
+// record has least of them. REQUIRES: the runs are held.
+func (c *Cache) superseded(list *frameList, h versionchain.Horizon, sc *Scratch, least int) (drop []int, err error) {
 	byKey := map[string][]int{}
 	for i := range list.frames {
 		if f := &list.frames[i]; f.Large && f.First != nil {
@@ -44,7 +44,7 @@ func (c *Cache) superseded(list *frameList, h versionchain.Horizon, sc *Scratch)
 			continue
 		}
 		rv := recordValues{live: map[*versionchain.Outcome]*liveValues{}}
-		if err := c.sortOut(&rv, list, is, sc); err != nil {
+		if err := c.sortOut(&rv, list, is, sc, least); err != nil {
 			return nil, err
 		}
 		drop = append(drop, rv.superseded(h)...)
@@ -66,7 +66,7 @@ type liveValues struct {
 }
 
 // sortOut finds out about the frames at is, all of one record.
-func (c *Cache) sortOut(rv *recordValues, list *frameList, is []int, sc *Scratch) error {
+func (c *Cache) sortOut(rv *recordValues, list *frameList, is []int, sc *Scratch, least int) error {
 	unread := 0
 	for _, i := range is {
 		if o := list.frames[i].out; o != nil && (o.Active() || len(o.Dead()) > 0) {
@@ -86,13 +86,13 @@ func (c *Cache) sortOut(rv *recordValues, list *frameList, is []int, sc *Scratch
 		if !live && st != versionchain.Committed {
 			continue // the sweeper's, or soon to be told
 		}
-		if live && rv.live[f.out] == nil && unread >= minRead {
+		if live && rv.live[f.out] == nil && unread >= least {
 			// Before any epoch is asked for: what is rolled back from here on shares
 			// its stretch with nothing that stays.
 			rv.live[f.out] = &liveValues{starts: c.live(f.out.ID)}
 		}
 		if live || len(f.out.Dead()) > 0 {
-			if unread < minRead {
+			if unread < least {
 				continue
 			}
 			var err error
@@ -159,7 +159,7 @@ func (rv *recordValues) superseded(h versionchain.Horizon) []int {
 
 // dropSuperseded takes the frames of large values that nobody needs off the leaf's
 // list. REQUIRES: no lock is held and nothing is reserved.
-func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf) error {
+func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf, least int) error {
 	w := c.getWorker()
 	defer c.putWorker(w)
 	h := c.horizon()
@@ -171,7 +171,7 @@ func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf) error {
 	}
 	held := c.acquire(list)
 	l.mu.RUnlock()
-	drop, err := c.superseded(list, h, &w.sc)
+	drop, err := c.superseded(list, h, &w.sc, least)
 	held.release()
 	if err != nil || len(drop) == 0 {
 		return err

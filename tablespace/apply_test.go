@@ -86,6 +86,37 @@ func TestQueueRoom(t *testing.T) {
 	eventually(t, "overlay is empty", func() bool { st := s.Stats(); return st.Overlay == 0 && st.Queued == 0 })
 }
 
+// An entry is queued with all that its leaf lists. Places were counted by edits: while
+// the disk was slow, those of leaves with long lists held many times the memory that
+// the queue was meant to have (M1).
+func TestQueueRoomCountsFrames(t *testing.T) {
+	s := openFresh(t)
+	release := s.holdApplier(t)
+	frames := make([]FrameRef, 40*placeFrames)
+	if err := s.ReserveEdits(context.Background(), 2); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		before := s.Stats().Queued
+		e := s.BeginEdit()
+		e.Put(1, Entry{Low: []byte{byte(i)}, High: []byte{byte(i + 1)}, Frames: frames})
+		e.End()
+		if got := s.Stats().Queued - before; got != 40 {
+			t.Errorf("an entry of %d frames takes %d places more than one", len(frames), got)
+		}
+	}
+	for i := range 2 { // they are made up
+		if err := s.ReserveEdits(context.Background(), 1); err != nil {
+			t.Fatal(err)
+		}
+		e := s.BeginEdit()
+		e.Delete(1, []byte{byte(i)})
+		e.End()
+	}
+	release()
+	eventually(t, "overlay is empty", func() bool { st := s.Stats(); return st.Overlay == 0 && st.Queued == 0 })
+}
+
 // L10: a run is unlinked only when it is sealed, unused, and a flush covers the
 // edit that removed the last entry.
 func TestUnlink(t *testing.T) {
