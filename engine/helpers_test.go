@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"runtime"
+	"runtime/metrics"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -303,6 +306,24 @@ func (s *switchCtx) impatiently(op func() error) error {
 // newCrashFS returns a file system that can crash, in which the directory of the
 // store is on stable storage already.
 func newCrashFS(t tester) *vfs.MemFS { t.Helper(); return crashdisk.New(t, "db") }
+
+// liveHeap returns the bytes of the Go heap that the collector found alive. What
+// others allocate between its run and the look does not count: leaf maps that a
+// fault has wrecked go on trying to flush for as long as the tests run.
+func liveHeap(t tester) int64 {
+	t.Helper()
+	least := int64(math.MaxInt64)
+	for range 3 { // pools let go at the second run
+		runtime.GC()
+		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		metrics.Read(sample)
+		if sample[0].Value.Kind() != metrics.KindUint64 {
+			t.Fatal("the runtime does not tell the live heap")
+		}
+		least = min(least, int64(sample[0].Value.Uint64()))
+	}
+	return least
+}
 
 // txnOf returns the id of the only transaction that has written.
 func txnOf(t tester, db *DB) (id base.TxnID) {

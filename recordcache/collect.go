@@ -26,6 +26,9 @@ type Span struct{ Low, High []byte }
 func (c *Cache) Collect(ctx context.Context, t *Table, at Span, victims map[base.RunID]bool) error {
 	for key := at.Low; ; {
 		next, err := c.collectLeaf(ctx, t, key, victims)
+		if errors.Is(err, base.ErrTableNotFound) {
+			return nil // it was dropped meanwhile
+		}
 		if err != nil || next == nil || (at.High != nil && bytes.Compare(next, at.High) >= 0) {
 			return err
 		}
@@ -45,16 +48,22 @@ func (c *Cache) collectLeaf(ctx context.Context, t *Table, key []byte, victims m
 			c.Collapse(mine)
 		}
 	}()
-	for range maxCollect {
+	for try := range maxCollect {
 		l := t.find(key)
 		if l == nil {
-			if err := t.install(key); err != nil {
+			if err := t.installShort(key); err != nil {
 				return nil, err
 			}
 			if l = t.find(key); l == nil {
 				continue // the map has changed: ask again
 			}
 			mine = l
+		}
+		if try == 0 {
+			// No merge may ever come to a leaf that nobody writes any more.
+			if err := c.dropSuperseded(ctx, l, 1); err != nil {
+				return nil, err
+			}
 		}
 		done, high, err := c.collectOnce(ctx, l, key, victims)
 		if errors.Is(err, errMoved) {

@@ -170,7 +170,7 @@ func (l *Leaf) pay(c *Cache, w *worker, rq *Request, rep *Report) (merge bool, e
 			rep.Unpaid += len(w.owners[i].rows)
 		}
 		l.page.Confirm(false)
-		return false, l.settle(c, rq.Horizon) // the marks of garbage went, too
+		return false, nil
 	}
 	merge, err = l.write(c, w, rq, rep)
 	l.page.Confirm(err == nil)

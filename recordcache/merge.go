@@ -45,7 +45,7 @@ func (c *Cache) Merge(ctx context.Context, t *Table, key []byte, live func(base.
 		}
 		l = t.find(key)
 	}
-	if err := c.dropSuperseded(ctx, l); err != nil {
+	if err := c.dropSuperseded(ctx, l, minRead); err != nil {
 		return err
 	}
 	if err := c.emptyForCut(ctx, l); err != nil {
@@ -142,7 +142,8 @@ type merging struct {
 	list      *frameList
 	low, high []byte
 	groups    []group
-	total     int // bytes read
+	left      []base.RunID // of frames that nobody needs, off the list already
+	total     int          // bytes read
 }
 
 // readForMerge chooses frames of the leaf and reads them; nil when there is
@@ -274,65 +275,6 @@ func (f *frame) committedTS() (base.CommitTS, bool) {
 	}
 	st, ts := f.out.Status()
 	return ts, st == versionchain.Committed && len(f.out.Dead()) == 0
-}
-
-// dropSuperseded takes out of the list the frames of large values that a newer
-// one of the same record hides from every reader; nothing is read or copied.
-func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf) error {
-	w := c.getWorker()
-	defer c.putWorker(w)
-	if err := c.reserve(ctx, w, 0, 1); err != nil {
-		return err
-	}
-	defer c.unreserve(w)
-	h := c.horizon()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.dead || l.listLen() < 2 {
-		return nil
-	}
-	byKey := map[string][]int{}
-	for i := range l.list.frames {
-		f := &l.list.frames[i]
-		if _, ok := f.committedTS(); ok && f.Large && f.First != nil {
-			byKey[string(f.First)] = append(byKey[string(f.First)], i)
-		}
-	}
-	drop := map[int]bool{}
-	for _, is := range byKey {
-		sort.Slice(is, func(a, b int) bool {
-			x, _ := l.list.frames[is[a]].committedTS()
-			y, _ := l.list.frames[is[b]].committedTS()
-			return x > y
-		})
-		newer := base.MaxTS
-		for _, i := range is {
-			ts, _ := l.list.frames[i].committedTS()
-			if ts != newer && !h.Needs(ts, newer) {
-				drop[i] = true
-			}
-			newer = ts
-		}
-	}
-	if len(drop) == 0 {
-		return nil
-	}
-	e := c.space.BeginEdit()
-	l.list.dropGone(e)
-	var kept []frame
-	for i := range l.list.frames {
-		if drop[i] {
-			e.Refs(l.list.frames[i].Run, -1)
-		} else {
-			kept = append(kept, l.list.frames[i])
-		}
-	}
-	nl := newList(e.Seq(), kept)
-	l.putEntry(e, l.low, l.high, nl)
-	w.end(e)
-	l.setList(nl, c)
-	l.settleCharge(c) // it became shorter
-	return nil
 }
 
 // emptyForCut backlogs what is resident of a leaf that has grown large in

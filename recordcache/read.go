@@ -21,7 +21,7 @@ const maxScratch = 256 << 10
 
 func (sc *Scratch) trim() {
 	if cap(sc.frame) > maxScratch {
-		sc.frame = nil
+		sc.frame, sc.row = nil, versionchain.Row{} // the row lies in the frame
 	}
 	if cap(sc.log) > maxScratch {
 		sc.log = nil

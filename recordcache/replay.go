@@ -183,45 +183,46 @@ func (t *Table) installWithin(key, low, high []byte) error {
 	return err
 }
 
-// DropData removes everything that the table has, in memory and in the map.
-// REQUIRES: nobody reads or writes the table any more.
+// DropData removes everything that the table has, in memory and in the map. Merges,
+// sweeps and space collection may still come to it: for them it has no leaves from
+// here on. REQUIRES: nobody reads or writes the table any more.
 func (c *Cache) DropData(ctx context.Context, t *Table) error {
 	c.shortMu.Lock() // nobody rewrites its entries
 	defer c.shortMu.Unlock()
-	var leaves []*Leaf
-	c.ring.walk(func(l *Leaf) bool {
-		if l.table == t {
-			leaves = append(leaves, l)
-		}
-		return true
-	})
-	for _, l := range leaves {
-		l.mu.Lock()
-		if !l.dead {
-			if b := l.page.Block(); b != nil {
-				c.arena.Free(b)
-			}
-			for _, b := range l.mem {
-				if b != nil {
-					c.arena.Free(b)
-				}
-			}
-			l.page, l.mem, l.dead = versionchain.Page{}, nil, true
-			t.mu.Lock()
-			t.moved.Add(1)
-			t.removeLocked(l)
-			t.mu.Unlock()
-			c.ring.remove(l)
-			c.arena.Uncharge(l.charged)
-			l.charged = 0
-		}
-		l.mu.Unlock()
-	}
-	err := c.dropEntries(ctx, t.ID)
 	t.mu.Lock()
-	t.moved.Add(1) // who read an entry before it went does not link it
+	t.gone = true
 	t.mu.Unlock()
-	return err
+	for d := t.dir.Load(); d.Len() > 0; d = t.dir.Load() { // again: one may have been split
+		d.Ascend(func(it dirItem) bool {
+			t.kill(it.leaf)
+			return true
+		})
+	}
+	return c.dropEntries(ctx, t.ID)
+}
+
+// kill ends a leaf of a table that is dropped, with all that it holds.
+func (t *Table) kill(l *Leaf) {
+	c := t.cache
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dead {
+		return
+	}
+	if b := l.page.Block(); b != nil {
+		c.arena.Free(b)
+	}
+	for _, b := range l.mem {
+		if b != nil {
+			c.arena.Free(b)
+		}
+	}
+	l.page, l.mem = versionchain.Page{}, nil
+	t.mu.Lock()
+	t.moved.Add(1)
+	t.removeLocked(l)
+	t.mu.Unlock()
+	l.die(c)
 }
 
 // dropEntries deletes the table's entries from the leaf map.

@@ -349,8 +349,13 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 			if err := t.shorten(ctx, key); err != nil {
 				return nil, err
 			}
-		case err != nil || (l != nil && !full):
-			return l, err
+		case err != nil:
+			return nil, err
+		case l != nil && !full:
+			if l.longOfLarge() {
+				_ = t.cache.dropSuperseded(ctx, l, minRead) // the value is written; a merge tries again
+			}
+			return l, nil
 		case full:
 			if err := t.cache.makeRoom(w, l, key, versionchain.VersionSize(len(key), 0, true)); err != nil {
 				return nil, err
@@ -383,7 +388,7 @@ func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []by
 	case doWrite:
 	}
 	w.Self.Depart() // the frame is newer than what the record had in this epoch
-	if l.listLen() >= maxLargeList && l.boundForLarge(key) != nil {
+	if l.crowded(c) && l.boundForLarge(key) != nil {
 		return nil, false, l.splitForLarge(c, wk, key) // unlocks
 	}
 	price := priceOf([]versionchain.Row{{Key: key, Value: value}})
@@ -411,6 +416,22 @@ func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []by
 // maxLargeList is how many frames a leaf may list before the next large value
 // splits it.
 const maxLargeList = 32
+
+// crowded reports whether the next large value splits the leaf: it lists many, or,
+// since keys may be long, a few that cost much. REQUIRES: l.mu is held.
+func (l *Leaf) crowded(c *Cache) bool {
+	n := l.listLen()
+	return n >= maxLargeList || (n > 1 && listCost(l.list.frames) > c.maxListCost()/2)
+}
+
+// longOfLarge reports whether it is time to look for frames of large values that
+// nobody needs, merges having been too slow for it.
+func (l *Leaf) longOfLarge() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	n := l.listLen()
+	return n >= 4*maxLargeList && n%maxLargeList == 0
+}
 
 // splitForLarge splits a leaf that lists many large values, between them.
 // REQUIRES: l.mu is held exclusively; it is released. The leaf may be one that

@@ -3,6 +3,7 @@ package recordcache
 import (
 	"bytes"
 	"context"
+	"errors"
 	"runtime"
 	"sync/atomic"
 
@@ -102,7 +103,15 @@ func (l *Leaf) collapse(c *Cache) {
 	t.moved.Add(1)
 	t.removeLocked(l)
 	t.mu.Unlock()
+	l.die(c)
+}
+
+// die ends a leaf that has left the directory. Its list goes, too, for the leaf may
+// be remembered for a while: by the leaf index, or as a hint. REQUIRES: l.mu is
+// held exclusively, the leaf has nothing in memory.
+func (l *Leaf) die(c *Cache) {
 	l.dead = true
+	l.list, l.sole = nil, nil
 	c.ring.remove(l)
 	c.arena.Uncharge(l.charged)
 	l.charged = 0
@@ -255,6 +264,9 @@ func (c *Cache) DropFrames(ctx context.Context, t *Table, low, high []byte) erro
 		if l == nil {
 			c.unreserve(w)
 			next, more, err := c.toSweep(t, at, high)
+			if errors.Is(err, base.ErrTableNotFound) {
+				return nil // all its frames go
+			}
 			if err != nil || !more {
 				return err
 			}
@@ -292,41 +304,7 @@ func (c *Cache) toSweep(t *Table, at, high []byte) (next []byte, more bool, err 
 // dropAborted rewrites the leaf's map entry without frames of aborted owners.
 // REQUIRES: l.mu is held exclusively, one edit is reserved.
 func (l *Leaf) dropAborted(c *Cache, w *worker) {
-	if !l.mapped || !l.listsAborted() {
-		return
+	if l.mapped && l.list != nil {
+		l.dropFrames(c, w, func(f *frame) bool { return f.out != nil && f.out.Aborted() })
 	}
-	e := c.space.BeginEdit()
-	l.list.dropGone(e)
-	var frames []frame
-	for i := range l.listLen() {
-		f := &l.list.frames[i]
-		if f.out != nil && f.out.Aborted() {
-			e.Refs(f.Run, -1)
-			continue
-		}
-		frames = append(frames, *f)
-	}
-	nl := newList(e.Seq(), frames)
-	if len(frames) == 0 {
-		e.Delete(l.table.ID, l.low)
-		nl, l.mapped = nil, false
-	} else {
-		l.putEntry(e, l.low, l.high, nl)
-	}
-	w.end(e)
-	l.setList(nl, c)
-	l.settleCharge(c) // it became shorter
-	l.assert(c)
-}
-
-func (l *Leaf) listsAborted() bool {
-	if l.list == nil {
-		return false
-	}
-	for i := range l.list.frames {
-		if o := l.list.frames[i].out; o != nil && o.Aborted() {
-			return true
-		}
-	}
-	return len(l.list.gone) > 0
 }

@@ -19,17 +19,6 @@ func (t *Table) claimed(key []byte) bool {
 		(t.claim.high == nil || bytes.Compare(key, t.claim.high) < 0)
 }
 
-// await waits while key lies in a claim. REQUIRES: no lock is held.
-func (t *Table) await(key []byte) {
-	t.mu.Lock()
-	claimed := t.claimed(key)
-	t.mu.Unlock()
-	if claimed {
-		t.cache.shortMu.Lock()
-		defer t.cache.shortMu.Unlock() // whoever held it has lifted the claim
-	}
-}
-
 // asShortAsCanBe reports whether the entry of that epoch was found to be of many
 // frames that cannot be merged or parted: large values of one record.
 func (t *Table) asShortAsCanBe(seq base.EditSeq) bool { return t.short.Load() == uint64(seq) }
@@ -70,12 +59,18 @@ func (t *Table) shorten(ctx context.Context, key []byte) error {
 	w := c.getWorker()
 	defer c.putWorker(w)
 	m := &merging{list: list, low: en.Low, high: en.High}
+	h := c.horizon()
+	drop, err := c.superseded(list, h, &w.sc, 1)
+	if err != nil {
+		return err
+	}
+	m.leaveOut(drop)
 	if _, err := c.readGroups(w, m, true, c.live); err != nil {
 		return err
 	}
-	m.mergeRows(w, c.horizon(), c.Checkpoint())
-	cuts := m.cuts(int(max(4, c.maxListCost()/4/(heapFactor*(frameBytes+64)))))
-	if len(m.groups) == 0 && len(cuts) == 0 {
+	m.mergeRows(w, h, c.Checkpoint())
+	cuts := m.cuts(c.maxListCost() / 4)
+	if len(m.groups)+len(m.left)+len(cuts) == 0 {
 		t.short.Store(uint64(en.Seq))
 		return nil
 	}
@@ -85,6 +80,23 @@ func (t *Table) shorten(ctx context.Context, key []byte) error {
 	defer c.unreserve(w)
 	c.Stats.Merges.Add(1)
 	return t.rewrite(w, m, cuts, key)
+}
+
+// leaveOut takes the frames at drop off the list that is merged.
+func (m *merging) leaveOut(drop []int) {
+	if len(drop) == 0 {
+		return
+	}
+	list := *m.list
+	list.frames = make([]frame, 0, len(m.list.frames)-len(drop))
+	for i := range m.list.frames {
+		if slices.Contains(drop, i) {
+			m.left = append(m.left, m.list.frames[i].Run)
+		} else {
+			list.frames = append(list.frames, m.list.frames[i])
+		}
+	}
+	m.list = &list
 }
 
 // lay claims the range if no leaf that covers key is present.
@@ -121,43 +133,48 @@ func (m *merging) bound(parts int) int {
 	return m.total + rows*(versionchain.RowOverheadBound+2) + frames*(versionchain.FrameHeaderSize+fences+16)
 }
 
-// cuts returns where to cut the range so that each part lists limit frames at
-// most, and holds no more than maxFrames bytes in them, as far as records allow.
-func (m *merging) cuts(limit int) [][]byte {
+// cuts returns where to cut the range so that the list of each part costs no more
+// than limit, and holds no more than maxFrames bytes in frames, as far as records
+// allow.
+func (m *merging) cuts(limit int64) [][]byte {
 	type item struct {
 		key  []byte
 		in   int // the frame that it goes to
 		size int
+		cost int64 // of that frame in the list
 	}
 	var items []item
 	for i := range m.groups {
 		for j := range m.groups[i].rows {
 			r := &m.groups[i].rows[j]
-			items = append(items, item{r.Key, -1 - i, len(r.Key) + len(r.Value)})
+			items = append(items, item{r.Key, -1 - i, len(r.Key) + len(r.Value), heapFactor * (frameBytes + 64)})
 		}
 	}
 	for i := range m.list.frames {
 		if f := &m.list.frames[i]; f.Large && f.First != nil {
-			items = append(items, item{f.First, i, 0})
+			items = append(items, item{f.First, i, 0, listCost(m.list.frames[i : i+1])})
 		}
 	}
 	slices.SortFunc(items, func(a, b item) int { return bytes.Compare(a.key, b.key) })
 	var cuts [][]byte
-	part, size := map[int]bool{}, 0
+	part, size, cost := map[int]bool{}, 0, int64(0)
 	for i := 0; i < len(items); {
-		j, more := i, 0
+		j, more := i, int64(0)
 		for ; j < len(items) && bytes.Equal(items[j].key, items[i].key); j++ {
 			if !part[items[j].in] {
-				more++
+				more += items[j].cost
 			}
 		}
-		if len(part) > 0 && (len(part)+more > limit || size > maxFrames) && bytes.Compare(items[i].key, m.low) > 0 {
+		if len(part) > 0 && (cost+more > limit || size > maxFrames) && bytes.Compare(items[i].key, m.low) > 0 {
 			cuts = append(cuts, bytes.Clone(items[i].key))
 			clear(part)
-			size = 0
+			size, cost = 0, 0
 		}
 		for ; i < j; i++ {
-			part[items[i].in] = true
+			if !part[items[i].in] {
+				part[items[i].in] = true
+				cost += items[i].cost
+			}
 			size += items[i].size
 		}
 	}
@@ -180,6 +197,9 @@ func (t *Table) rewrite(w *worker, m *merging, cuts [][]byte, key []byte) error 
 	m.list.dropGone(e)
 	for a := range picked {
 		e.Refs(a.Run, -1)
+	}
+	for _, r := range m.left {
+		e.Refs(r, -1)
 	}
 	if len(m.groups) > 0 && m.groups[0].owner == nil {
 		e.NeedSync()
@@ -221,7 +241,7 @@ func (t *Table) rewrite(w *worker, m *merging, cuts [][]byte, key []byte) error 
 			e.Delete(t.ID, pt.low)
 		}
 		if bytes.Compare(key, pt.low) >= 0 && (pt.high == nil || bytes.Compare(key, pt.high) < 0) &&
-			len(pt.frames) >= len(m.list.frames) {
+			len(pt.frames) >= len(m.list.frames)+len(m.left) {
 			t.short.Store(uint64(e.Seq()))
 		}
 	}

@@ -58,7 +58,7 @@ type Table struct {
 	dir     atomic.Pointer[directory] // a clone of tree, never changed; nil: of none since it changed
 	version atomic.Uint64             // of tree; rises with each change, after dir has gone
 
-	mu       sync.Mutex // guards tree, searches and claim, and with a leaf's lock its fences
+	mu       sync.Mutex // guards tree, searches, claim and gone, and with a leaf's lock its fences
 	tree     *directory
 	searches int // of tree since it changed
 	index    indexState
@@ -67,6 +67,7 @@ type Table struct {
 	// below the bound.
 	claim *claim
 	short atomic.Uint64
+	gone  bool // dropped: no leaf becomes present any more
 	// moved counts leaves that went back to the leaf map, sealed counts entries
 	// made in what was no entry before: an install that read the map before
 	// such a change must read it again.
@@ -256,7 +257,6 @@ func (t *Table) installShort(key []byte) error {
 	if errors.Is(err, errLongList) {
 		return t.shorten(context.Background(), key)
 	}
-	t.await(key)
 	return err
 }
 
@@ -300,9 +300,6 @@ func (t *Table) bring(key []byte, need int) (*Leaf, error) {
 			c.arena.Free(b)
 		}
 		c.arena.Uncharge(l.charged)
-		if need > 0 {
-			t.await(key)
-		}
 		return nil, err
 	}
 	if crowded && c.mergeReq != nil {
@@ -343,8 +340,11 @@ func (l *Leaf) take(c *Cache, need int) error {
 func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.gone {
+		return false, base.ErrTableNotFound
+	}
 	if t.claimed(key) {
-		return false, nil
+		return false, errLongList // shorten waits for the claim to be lifted
 	}
 	if t.moved.Load() != moved || (!entry && t.sealed.Load() != sealed) {
 		return false, nil

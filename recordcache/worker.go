@@ -64,8 +64,11 @@ func (c *Cache) reserve(ctx context.Context, w *worker, buf, edits int) error {
 }
 
 func (c *Cache) unreserve(w *worker) {
-	if w.room.buf > 0 {
+	switch {
+	case w.room.buf > 0:
 		c.space.UnreserveBuffer(w.room.buf)
+	case w.room.buf < 0:
+		c.space.OverdrawBuffer(-w.room.buf) // a page of many owners and long fences
 	}
 	if w.room.edits > 0 {
 		c.space.UnreserveEdits(w.room.edits)

@@ -1,6 +1,7 @@
 package recordcache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
@@ -57,7 +58,8 @@ type proof struct {
 	on      *versionchain.Outcome
 	epoch   base.Epoch
 	found   best   // the newest version in frames that the writer sees
-	value   []byte // its value, reused
+	value   []byte // its value, reused; not kept if it is large
+	large   bool   // it is
 	owner   base.TxnID
 }
 
@@ -321,8 +323,8 @@ func (l *Leaf) ask(w *Writer, key []byte, value bool) error {
 		if !f.holds(key, hash) || (f.out != nil && f.out.Aborted()) {
 			continue
 		}
-		bytes, err := c.space.ReadFrame(f.Addr, w.Scratch.frame[:0])
-		w.Scratch.frame = bytes
+		b, err := c.space.ReadFrame(f.Addr, w.Scratch.frame[:0])
+		w.Scratch.frame = b
 		if err != nil && f.out != nil && f.out.Aborted() {
 			continue // its run went meanwhile, and it does not matter any more
 		}
@@ -330,12 +332,12 @@ func (l *Leaf) ask(w *Writer, key []byte, value bool) error {
 			return err
 		}
 		c.Stats.ColdReads.Add(1)
-		if err := p.judgeFrame(w, f, bytes, key, &newest, &decided); err != nil {
+		if err := p.judgeFrame(w, f, b, key, &newest, &decided); err != nil {
 			return err
 		}
 		if value {
 			had := p.found
-			if p.value, err = c.consult(f, bytes, &w.Reader, &w.Scratch, p.value, 0, key, &p.found); err != nil {
+			if p.value, err = c.consult(f, b, &w.Reader, &w.Scratch, p.value, 0, key, &p.found); err != nil {
 				return err
 			}
 			if p.found != had {
@@ -344,13 +346,21 @@ func (l *Leaf) ask(w *Writer, key []byte, value bool) error {
 		}
 	}
 	w.Scratch.trim()
+	p.large = len(p.value) > base.LargeValueSize
+	switch {
+	case cap(p.value) <= maxScratch:
+	case p.large:
+		p.value = nil // nobody restores it, and the transaction may stay open
+	default:
+		p.value = bytes.Clone(p.value)
+	}
 	return nil
 }
 
 // judgeFrame applies first-updater-wins to the versions of key in one frame.
 // Of all frames the newest version that is not garbage decides.
-func (p *proof) judgeFrame(w *Writer, f *frame, bytes, key []byte, newest *base.Order, decided *bool) error {
-	fr, err := versionchain.ParseFrame(bytes)
+func (p *proof) judgeFrame(w *Writer, f *frame, b, key []byte, newest *base.Order, decided *bool) error {
+	fr, err := versionchain.ParseFrame(b)
 	if err != nil {
 		return err
 	}
@@ -472,7 +482,7 @@ func (l *Leaf) popGarbage(w *Writer, i int) bool {
 // restore.
 func (l *Leaf) restore(w *Writer, i int, key, value []byte, v *versionchain.Ver) (ok, done bool) {
 	p := &w.proof
-	if l.list == nil || !p.list.same(l.list) || !p.found.have || len(p.value) > base.LargeValueSize {
+	if l.list == nil || !p.list.same(l.list) || !p.found.have || p.large {
 		return false, false
 	}
 	own := p.found.ord.TS == base.MaxTS

@@ -363,7 +363,7 @@ func (s *Scavenger) serve() {
 // ErrRecordMemory, naming what holds memory, when nothing could be moved for
 // waitLimit. REQUIRES: no lock is held.
 func (s *Scavenger) Wait(ctx context.Context, need int) error {
-	w := &waiter{need: need, ok: make(chan struct{})}
+	w := &waiter{need: max(1, need), ok: make(chan struct{})} // no block is of no bytes
 	s.mu.Lock()
 	s.waiters = append(s.waiters, w)
 	s.mu.Unlock()

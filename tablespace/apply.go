@@ -67,13 +67,14 @@ func (s *Space) applyAll() error {
 	first, firstOp := 0, 0
 	for first < len(s.a.edits) {
 		b := s.db.NewBatch()
-		next, at := first, firstOp
+		next, at, places := first, firstOp, 0
 		for next < len(s.a.edits) && b.Len() < limit {
 			end := s.a.edits[next].ops
 			if err := s.encode(b, s.a.ops[at:end]); err != nil {
 				return errors.Join(err, b.Close())
 			}
 			at = end
+			places += s.a.edits[next].places
 			next++
 		}
 		seq := s.a.edits[next-1].seq
@@ -85,7 +86,7 @@ func (s *Space) applyAll() error {
 		s.q.applied = seq
 		s.q.mu.Unlock()
 		s.q.done.Broadcast()
-		s.room.release(int64(next - first))
+		s.room.release(int64(places))
 		first, firstOp = next, at
 	}
 	return nil

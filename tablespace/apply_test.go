@@ -61,19 +61,19 @@ func (s *Space) appliedSeq() base.EditSeq {
 func TestQueueRoom(t *testing.T) {
 	s := openFresh(t)
 	release := s.holdApplier(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
 	n := 0
-	for ; n < 10*s.o.MaxQueuedEdits; n++ {
-		if err := s.ReserveEdits(ctx, 1); err != nil {
-			if !errors.Is(err, context.DeadlineExceeded) {
-				t.Fatal(err)
-			}
-			break
+	for ; s.Stats().Queued < int64(s.o.MaxQueuedEdits); n++ {
+		if err := s.ReserveEdits(context.Background(), 1); err != nil {
+			t.Fatal(err)
 		}
 		e := s.BeginEdit()
 		e.Put(1, Entry{Low: fmt.Appendf(nil, "%05d", n), High: fmt.Appendf(nil, "%05dx", n)})
 		e.End()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := s.ReserveEdits(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("room in a full queue: %v", err)
 	}
 	if n > s.o.MaxQueuedEdits || n < s.o.MaxQueuedEdits-2 { // one or two are held in SyncLog
 		t.Errorf("%d edits in a queue for %d", n, s.o.MaxQueuedEdits)
@@ -83,6 +83,37 @@ func TestQueueRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.UnreserveEdits(s.o.MaxQueuedEdits)
+	eventually(t, "overlay is empty", func() bool { st := s.Stats(); return st.Overlay == 0 && st.Queued == 0 })
+}
+
+// An entry is queued with all that its leaf lists. Places were counted by edits: while
+// the disk was slow, those of leaves with long lists held many times the memory that
+// the queue was meant to have (M1).
+func TestQueueRoomCountsFrames(t *testing.T) {
+	s := openFresh(t)
+	release := s.holdApplier(t)
+	frames := make([]FrameRef, 40*placeFrames)
+	if err := s.ReserveEdits(context.Background(), 2); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		before := s.Stats().Queued
+		e := s.BeginEdit()
+		e.Put(1, Entry{Low: []byte{byte(i)}, High: []byte{byte(i + 1)}, Frames: frames})
+		e.End()
+		if got := s.Stats().Queued - before; got != 40 {
+			t.Errorf("an entry of %d frames takes %d places more than one", len(frames), got)
+		}
+	}
+	for i := range 2 { // they are made up
+		if err := s.ReserveEdits(context.Background(), 1); err != nil {
+			t.Fatal(err)
+		}
+		e := s.BeginEdit()
+		e.Delete(1, []byte{byte(i)})
+		e.End()
+	}
+	release()
 	eventually(t, "overlay is empty", func() bool { st := s.Stats(); return st.Overlay == 0 && st.Queued == 0 })
 }
 

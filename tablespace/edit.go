@@ -14,7 +14,13 @@ type EditTx struct {
 	seq      base.EditSeq
 	needSync bool
 	mapped   bool // it changes what lookups see
+	extra    int  // places that its entries take beyond the one reserved
 }
+
+// placeFrames is how many frames of an entry a place in the queue stands for: the
+// entry is queued with all of them. Who puts a longer one takes more places, by
+// force, since it holds locks; those who come after it wait.
+const placeFrames = 8
 
 type opKind uint8
 
@@ -41,6 +47,7 @@ type op struct {
 type queued struct {
 	seq      base.EditSeq
 	ops      int // its ops end here
+	places   int // in the queue
 	needSync bool
 }
 
@@ -83,6 +90,7 @@ func (e *EditTx) AddFrame(r *Run, frame []byte, table base.TableID, owner base.T
 func (e *EditTx) Put(table base.TableID, en Entry) {
 	en.Seq = e.seq
 	en.held = nil
+	e.extra += len(en.Frames) / placeFrames
 	e.pend(&pendingEntry{table: table, low: en.Low, en: en})
 }
 
@@ -173,7 +181,8 @@ func (e *EditTx) End() base.EditSeq {
 		s.room.release(1)
 		return seq
 	}
-	s.q.edits = append(s.q.edits, queued{seq: seq, ops: len(s.q.ops), needSync: e.needSync})
+	s.room.force(int64(e.extra))
+	s.q.edits = append(s.q.edits, queued{seq: seq, ops: len(s.q.ops), places: 1 + e.extra, needSync: e.needSync})
 	wake := s.q.idle
 	s.q.mu.Unlock()
 	if wake {

@@ -15,6 +15,11 @@ func (s *Space) ReserveBuffer(ctx context.Context, n int) error {
 // UnreserveBuffer gives back room that was reserved and not used.
 func (s *Space) UnreserveBuffer(n int) { s.bytes.release(int64(n)) }
 
+// OverdrawBuffer takes room for n bytes that were added though nobody had reserved
+// them: what is added gives its room back when it is written, and would make the
+// buffer larger for ever.
+func (s *Space) OverdrawBuffer(n int) { s.bytes.force(int64(n)) }
+
 // markDirty says that the run has bytes that are not written. Called with r.mu held.
 func (s *Space) markDirty(r *Run) {
 	s.bufMu.Lock()

@@ -9,7 +9,8 @@ import (
 const (
 	// flagDrop marks a version that the next copy of the page leaves out.
 	flagDrop = 0x80
-	// flagSealed marks a committed version that is on its way into a frame.
+	// flagSealed marks a version that is on its way into a frame: with flagDrop it
+	// leaves the page, without it stays as a clean copy.
 	flagSealed = 0x40
 )
 
@@ -183,14 +184,16 @@ func (p *Page) InBlock(block []byte) Page {
 }
 
 // Mark notes that the rows of record i are being sealed: with committed, decided
-// versions are to become clean copies; otherwise the whole chain is dropped.
+// versions are to become clean copies; otherwise the whole chain is dropped. What
+// was garbage before stays that, whatever Confirm says.
 // REQUIRES: no version of it is pinned when the chain is dropped.
 func (p *Page) Mark(i int, committed bool) {
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
 		switch {
+		case v.Dropped():
 		case !committed:
-			p.b[int(off)+22] |= flagDrop
+			p.b[int(off)+22] |= flagDrop | flagSealed
 		case !v.Undecided():
 			p.b[int(off)+22] |= flagSealed
 		}
@@ -258,18 +261,21 @@ func (p *Page) Live() int {
 }
 
 // Confirm ends what Mark began, once the frames are listed: sealed versions are
-// clean. With ok false the frames were not listed, and every mark goes.
+// clean, or gone. With ok false the frames were not listed, and the versions are as
+// they were before Mark.
 func (p *Page) Confirm(ok bool) {
 	for i := range p.Len() {
 		for off := p.Newest(i); off != 0; {
 			v := p.Version(off)
-			f := v.Flags
-			if !ok {
-				f &^= flagSealed | flagDrop
-			} else if f&flagSealed != 0 {
-				f = f&^flagSealed | FlagClean
+			if f := v.Flags; f&flagSealed != 0 {
+				switch f &^= flagSealed; {
+				case !ok:
+					f &^= flagDrop
+				case f&flagDrop == 0:
+					f |= FlagClean
+				}
+				p.b[int(off)+22] = f
 			}
-			p.b[int(off)+22] = f
 			off = v.Prior
 		}
 	}

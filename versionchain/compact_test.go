@@ -66,6 +66,37 @@ func TestMarkAndConfirm(t *testing.T) {
 	}
 }
 
+// What Settle dropped stays garbage when frames could not be listed. Confirm took
+// that mark away with its own: a version of a transaction that nobody knew any more
+// was back, and the next look at the leaf called it corruption.
+func TestConfirmLeavesGarbageAlone(t *testing.T) {
+	for _, committed := range []bool{false, true} {
+		for _, ok := range []bool{false, true} {
+			p := storyOf(t, "t1 d, 50 c, 40 b")
+			p.Drop(p.Newest(0))
+			head := p.Version(p.Newest(0))
+			p.Drop(head.Prior)
+			p.Mark(0, committed)
+			p.Confirm(ok)
+			want := "40 b"
+			switch {
+			case ok && committed:
+				want = "40 b clean"
+			case ok:
+				want = ""
+			}
+			q := p.CopyTo(make([]byte, p.CopySize(0, 1)), 0, 1, 0)
+			got := ""
+			if q.Len() > 0 {
+				got = tell(q)
+			}
+			if got != want {
+				t.Errorf("committed %v, listed %v: %q, want %q", committed, ok, got, want)
+			}
+		}
+	}
+}
+
 // CopyTo keeps order and chains when versions drop out anywhere.
 func TestCopyToDropsAnywhere(t *testing.T) {
 	story := "60 e, 50 d, 40 c, 30 b, 20 a"

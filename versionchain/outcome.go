@@ -74,6 +74,9 @@ func (o *Outcome) Status() (Status, base.CommitTS) {
 	}
 }
 
+// Active reports whether the transaction has no outcome yet.
+func (o *Outcome) Active() bool { return o.state.Load() == 0 }
+
 // Aborted reports whether the transaction was rolled back.
 func (o *Outcome) Aborted() bool { return o.state.Load() == abortedState }
 
