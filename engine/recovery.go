@@ -302,18 +302,8 @@ func (r *recovery) readdRun(o *versionchain.Outcome, rt seriallog.RunTail, lastS
 		if err != nil {
 			return false, err
 		}
-		m := fr.Meta()
-		ref := tablespace.FrameRef{
-			Addr: e.Addr, Owner: o.ID, Leave: m.Leave, Rows: uint32(fr.Len()),
-			Filter: append([]byte(nil), fr.Filter()...),
-		}
-		_, ref.Newest = o.Status()
-		low, high := append([]byte{}, m.Low...), append([]byte(nil), m.High...)
-		if m.High == nil {
-			high = nil
-		}
 		r.info.Frames++
-		return true, r.patiently(func() error { return t.Readd(context.Background(), ref, o, low, high) })
+		return true, r.patiently(func() error { return t.Readd(context.Background(), e.Addr, &fr, o) })
 	})
 }
 
