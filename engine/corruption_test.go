@@ -360,7 +360,7 @@ func TestFlippedBytes(t *testing.T) {
 }
 
 // TestTruncatedFiles cuts files short, and fills what was cut with zeros: as with
-// flipped bytes. A file that is empty, or gone, is noticed too, but for runs.
+// flipped bytes. A file that is empty, or gone, is noticed too.
 func TestTruncatedFiles(t *testing.T) {
 	closed, killed := newVictims(t)
 	for _, c := range []struct {
@@ -394,8 +394,7 @@ func TestTruncatedFiles(t *testing.T) {
 						c.v.judge(t, vs, name, what, c.v.im.restore(t), inTail(name, at, vouched))
 					}
 				}
-				// A run that is gone is taken for one that was replaced, see ARCHITECTURE.md.
-				if path.Base(name) != "LOCK" && path.Ext(name) != ".run" {
+				if path.Base(name) != "LOCK" {
 					delete(c.v.im, name)
 					c.v.judge(t, vs, name, name+" gone", c.v.im.restore(t), inTail(name, 0, vouched))
 				}
