@@ -85,7 +85,7 @@ func TestSealBesideFlush(t *testing.T) {
 	}
 	runs := func(what string, want int) {
 		t.Helper()
-		if st := space.Stats(); int(st.Runs) != want {
+		if st := space.Stats(); st.Runs != want {
 			t.Errorf("%s: %d runs are left, want %d", what, st.Runs, want)
 		}
 	}

@@ -99,8 +99,8 @@ type Cache struct {
 	// BeforeBacklog, if not nil, is called by BacklogOwner with the low fence of each
 	// leaf before its turn: tests hold the work back while the walk goes on.
 	BeforeBacklog func(low []byte)
-	shortMu     sync.Mutex // held, over I/O, by whoever makes a list in the map shorter
-	Stats       Stats
+	shortMu       sync.Mutex // held, over I/O, by whoever makes a list in the map shorter
+	Stats         Stats
 
 	mu       sync.RWMutex // guards tables and owners
 	tables   map[base.TableID]*Table
