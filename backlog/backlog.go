@@ -182,11 +182,9 @@ func (t *TempTable) Run() (*tablespace.Run, error) {
 	return r, nil
 }
 
-// Seal ends the owner's runs and waits until they are on stable storage. What
-// it returns belongs into the commit record (L1). The runs are sealed when they
-// are synced and not before: a sealed run that nothing lists, since its frames
-// were merged into others, may be unlinked by a checkpoint at any moment.
-func (t *TempTable) Seal() ([]seriallog.RunTail, error) {
+// Finish writes the index of the owner's runs and waits until they are on stable
+// storage. What it returns belongs into the commit record (L1).
+func (t *TempTable) Finish() ([]seriallog.RunTail, error) {
 	t.mu.Lock()
 	runs := append([]*tablespace.Run(nil), t.runs...)
 	t.mu.Unlock()
@@ -199,10 +197,20 @@ func (t *TempTable) Seal() ([]seriallog.RunTail, error) {
 			return nil, err
 		}
 	}
+	return tails, nil
+}
+
+// Seal lets go of the runs that nothing lists, since their frames were merged into
+// others. REQUIRES: the edit with the outcome row has ended. Then no run that a
+// commit record names goes before that row is durable, and recovery can tell a run
+// that was replaced from one that is lost (L11).
+func (t *TempTable) Seal() {
+	t.mu.Lock()
+	runs := append([]*tablespace.Run(nil), t.runs...)
+	t.mu.Unlock()
 	for _, r := range runs {
 		r.Seal()
 	}
-	return tails, nil
 }
 
 // Tails writes the index of every run, without waiting for the disk, and

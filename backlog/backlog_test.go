@@ -78,18 +78,36 @@ func TestSealBesideFlush(t *testing.T) {
 		}
 	}
 	onSync.Store(&flush)
-	tails, err := temp.Seal()
+	tails, err := temp.Finish()
 	onSync.Store(nil)
 	if err != nil || len(tails) != 2 || flushes != 1 {
 		t.Errorf("seal: %v, %v, with %d flushes beside it", tails, err, flushes)
 	}
+	runs := func(what string, want int) {
+		t.Helper()
+		if st := space.Stats(); st.Runs != want {
+			t.Errorf("%s: %d runs are left, want %d", what, st.Runs, want)
+		}
+	}
+	// Before the outcome row is in the queue a flush says nothing about it: the run
+	// must stay, since a commit record may name it by now.
+	if _, err := space.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	runs("between index and outcome row", 2)
+	if err := space.ReserveEdits(context.Background(), 1); err != nil {
+		t.Fatal(err)
+	}
+	e := space.BeginEdit()
+	e.PutOutcome(7, 70, nil, []base.RunID{first, second})
+	e.End()
+	temp.Seal()
+	runs("before the outcome row is durable", 2)
 	// Now it may go.
 	if _, err := space.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if st := space.Stats(); st.Runs != 1 {
-		t.Errorf("%d runs are left, want 1", st.Runs)
-	}
+	runs("after that", 1)
 }
 
 func openSpace(t *testing.T, fs vfs.FS, incarnation uint32) *tablespace.Space {
@@ -162,7 +180,7 @@ func TestTempTable(t *testing.T) {
 	if n := len(temp.Runs()); n < 4 {
 		t.Fatalf("%d runs of 64 KiB for 300 KiB", n)
 	}
-	tails, err := temp.Seal()
+	tails, err := temp.Finish()
 	if err != nil || len(tails) != len(temp.Runs()) {
 		t.Fatalf("%d tails, %v", len(tails), err)
 	}

@@ -364,7 +364,7 @@ func TestFlippedBytes(t *testing.T) {
 }
 
 // TestTruncatedFiles cuts files short, and fills what was cut with zeros: as with
-// flipped bytes. A file that is empty, or gone, is noticed too, but for runs.
+// flipped bytes. A file that is empty, or gone, is noticed too.
 func TestTruncatedFiles(t *testing.T) {
 	eachVictim(t, 5, func(t *testing.T, v *victim, vs *verdicts, rng *rand.Rand) {
 		vouched := v.vouched(t)
@@ -391,8 +391,7 @@ func TestTruncatedFiles(t *testing.T) {
 					v.judge(t, vs, name, what, v.im.restore(t), inTail(name, at, vouched))
 				}
 			}
-			// A run that is gone is taken for one that was replaced, see ARCHITECTURE.md.
-			if path.Base(name) != "LOCK" && path.Ext(name) != ".run" {
+			if path.Base(name) != "LOCK" {
 				delete(v.im, name)
 				v.judge(t, vs, name, name+" gone", v.im.restore(t), inTail(name, 0, vouched))
 			}

@@ -72,6 +72,9 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	if err != nil {
 		return 0, 0, err
 	}
+	if err := r.checkRuns(loaded); err != nil {
+		return 0, 0, err
+	}
 	if err := r.gatherDead(); err != nil {
 		return 0, 0, err
 	}
@@ -162,8 +165,9 @@ func (r *recovery) survey(rec seriallog.Record) error {
 			}
 		}
 		if len(c.Runs) > 0 {
+			stored := r.db.cache.KnowsOwner(c.Txn)
 			r.db.cache.AddOwner(o, runsOf(c.Runs))
-			r.pendingRuns = append(r.pendingRuns, pendingRuns{o: o, runs: c.Runs})
+			r.pendingRuns = append(r.pendingRuns, pendingRuns{o: o, runs: c.Runs, stored: stored})
 		}
 	case seriallog.TypeDDL:
 		r.last = max(r.last, rec.DDL.TS)
@@ -181,26 +185,47 @@ func runsOf(tails []seriallog.RunTail) []base.RunID {
 	return runs
 }
 
-// gatherDead collects dead intervals that were too many for a commit record, and
-// stores the outcomes of transactions that own frames.
+// checkRuns finds run files that are missing. Every file that could be needed is
+// there, unless somebody removed it:
+//
+//   - what the map lists, by frames of no owner or of one that committed
+//   - what a commit record names while the map has no outcome row of it: a run is
+//     sealed, and may go, only behind the edit with that row (TempTable.Seal), which
+//     recovery writes when all frames are listed again
+//
+// With the row, the map knows of everything that the run ever held; then a run
+// that it does not list was replaced. The row is forgotten only when a durable
+// checkpoint has passed the record.
+func (r *recovery) checkRuns(l *tablespace.Loaded) error {
+	space, cache := r.db.space, r.db.cache
+	var found base.Findings
+	note := func(id base.RunID) {
+		if err := space.Missing(id); err != nil {
+			found.Add(err)
+		}
+	}
+	for i := range l.Runs {
+		if run := &l.Runs[i]; run.Count > 0 && (run.Owner == 0 || cache.Committed(run.Owner)) {
+			note(run.Run)
+		}
+	}
+	for i := range r.pendingRuns {
+		p := &r.pendingRuns[i]
+		for _, rt := range p.runs {
+			if !p.stored && rt.Tail > 0 {
+				note(rt.Run)
+			}
+		}
+	}
+	return found.Err()
+}
+
+// gatherDead collects dead intervals that were too many for a commit record.
 func (r *recovery) gatherDead() error {
-	if r.spilled {
-		if err := r.groups(r.dead); err != nil {
-			return err
-		}
+	if !r.spilled {
+		return nil
 	}
-	for _, p := range r.pendingRuns {
-		_, ts := p.o.Status()
-		runs := runsOf(p.runs)
-		err := r.edit(func(e txnEdit) {
-			e.PutOutcome(p.o.ID, ts, p.o.Dead(), runs)
-			e.NeedSync()
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.groups(r.dead)
 }
 
 func (r *recovery) dead(rec seriallog.Record) error {
@@ -260,19 +285,31 @@ func (r *recovery) ddl(d *seriallog.DDL) error {
 	}
 }
 
+// pendingRuns is what a commit record says about frames of its transaction.
 type pendingRuns struct {
-	o    *versionchain.Outcome
-	runs []seriallog.RunTail
+	o      *versionchain.Outcome
+	runs   []seriallog.RunTail
+	stored bool // the map has an outcome row of it
 }
 
 // readdFrames lists again the frames of committed transactions whose edits the
-// map lost: edits survive as a prefix, so those after lastSeq (L11).
+// map lost: edits survive as a prefix, so those after lastSeq (L11). Behind them
+// goes the outcome row, see checkRuns.
 func (r *recovery) readdFrames(lastSeq base.EditSeq) error {
 	for _, p := range r.pendingRuns {
 		for _, rt := range p.runs {
 			if err := r.readdRun(p.o, rt, lastSeq); err != nil {
 				return err
 			}
+		}
+		_, ts := p.o.Status()
+		runs := runsOf(p.runs)
+		err := r.edit(func(e txnEdit) {
+			e.PutOutcome(p.o.ID, ts, p.o.Dead(), runs)
+			e.NeedSync()
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -302,18 +339,8 @@ func (r *recovery) readdRun(o *versionchain.Outcome, rt seriallog.RunTail, lastS
 		if err != nil {
 			return false, err
 		}
-		m := fr.Meta()
-		ref := tablespace.FrameRef{
-			Addr: e.Addr, Owner: o.ID, Leave: m.Leave, Rows: uint32(fr.Len()),
-			Filter: append([]byte(nil), fr.Filter()...),
-		}
-		_, ref.Newest = o.Status()
-		low, high := append([]byte{}, m.Low...), append([]byte(nil), m.High...)
-		if m.High == nil {
-			high = nil
-		}
 		r.info.Frames++
-		return true, r.patiently(func() error { return t.Readd(context.Background(), ref, o, low, high) })
+		return true, r.patiently(func() error { return t.Readd(context.Background(), e.Addr, &fr, o) })
 	})
 }
 
@@ -405,11 +432,22 @@ func (r *recovery) finish(l *tablespace.Loaded) error {
 			r.info.FilesRemoved++
 		}
 	}
-	n, err := db.space.CollectFiles(nil)
+	n, err := db.space.CollectFiles(r.logged())
 	r.info.FilesRemoved += n
 	// A gap between the last commit seen and the next one: timestamps of commits
 	// that a crash took back are not used again (L7).
 	r.last += 1 << 20
 	db.snaps.Recovering(r.last)
 	return err
+}
+
+// logged returns whether a commit record behind the checkpoint names a run.
+func (r *recovery) logged() func(base.RunID) bool {
+	runs := map[base.RunID]struct{}{}
+	for i := range r.pendingRuns {
+		for _, rt := range r.pendingRuns[i].runs {
+			runs[rt.Run] = struct{}{}
+		}
+	}
+	return func(id base.RunID) bool { _, ok := runs[id]; return ok }
 }

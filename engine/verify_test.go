@@ -308,19 +308,23 @@ func TestVerifyMissingRun(t *testing.T) {
 	}
 }
 
-// After a reopening: runs that a closed store lists are gone. Open does not read
-// them; Verify names the file and the leaf.
+// Runs that the map lists go while the store is open and has not read them yet:
+// Verify names each file and the leaf. Opened again, Open names them all.
 func TestVerifyMissingRunAfterReopen(t *testing.T) {
 	s := newSubject(t)
 	shared, owned := s.shared, s.owned
 	s.close()
+	db := mustOpen(t, s.o)
 	check(t, s.fs.Remove(shared))
 	check(t, s.fs.Remove(owned))
-	db := mustOpen(t, s.o)
 	found := findings(t, db)
-	wantFinding(t, found, filepath.Base(shared), 0, 0, "no such file")
-	wantFinding(t, found, filepath.Base(owned), 0, 0, "no such file")
+	wantFinding(t, found, filepath.Base(shared), 0, 0, "missing")
+	wantFinding(t, found, filepath.Base(owned), 0, 0, "missing")
 	_ = db.Close()
+	_, err := Open("db", s.o)
+	if err == nil || !strings.Contains(err.Error(), filepath.Base(shared)) || !strings.Contains(err.Error(), filepath.Base(owned)) {
+		t.Errorf("open: %v", err)
+	}
 }
 
 // Every byte of a run that somebody needs, and every byte of the log up to what is

@@ -96,8 +96,11 @@ type Cache struct {
 	// AfterLookup, if not nil, is called between reading an entry of the leaf map
 	// and asking for the owners in it: tests force what may happen there.
 	AfterLookup func()
-	shortMu     sync.Mutex // held, over I/O, by whoever makes a list in the map shorter
-	Stats       Stats
+	// BeforeBacklog, if not nil, is called by BacklogOwner with the low fence of each
+	// leaf before its turn: tests hold the work back while the walk goes on.
+	BeforeBacklog func(low []byte)
+	shortMu       sync.Mutex // held, over I/O, by whoever makes a list in the map shorter
+	Stats         Stats
 
 	mu       sync.RWMutex // guards tables and owners
 	tables   map[base.TableID]*Table
@@ -188,14 +191,17 @@ func (c *Cache) AddOwner(o *versionchain.Outcome, runs []base.RunID) {
 	c.mu.Unlock()
 }
 
-// Unnamed returns the decided transactions that no listed frame names any more,
-// all their runs having been unlinked.
+// Unnamed returns the committed transactions that no listed frame names any more,
+// all their runs having been unlinked, and whose commit record lies before the
+// durable checkpoint: the outcome row of a later one says that its runs are gone
+// for good (L11).
 func (c *Cache) Unnamed() []base.TxnID {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var ids []base.TxnID
 	for id, d := range c.owners {
-		gone := true
+		st, ts := d.out.Status()
+		gone := st == versionchain.Committed && ts <= c.Checkpoint()
 		for _, r := range d.runs {
 			gone = gone && c.space.Find(r) == nil
 		}

@@ -99,14 +99,20 @@ func (t *Table) framedNewer(w *Writer, key []byte, ord base.Order, need int) (bo
 	return w.proof.found.have && w.proof.found.ord.Newer(ord), nil
 }
 
-// Readd lists a frame, named by a commit record, whose edit did not survive a
-// crash (L11): in every leaf that overlaps its fences. Where the map has a hole
-// an entry of just the frame's range is made. errNoMemory asks the caller to
-// wait.
-func (t *Table) Readd(ctx context.Context, ref tablespace.FrameRef, o *versionchain.Outcome, low, high []byte) error {
+// Readd lists the frame fr at a, of o, named by a commit record, whose edit did
+// not survive a crash (L11): in every leaf that its fences touch and that may have
+// rows of it. Where the map has a hole an entry of just the frame's range is made,
+// and a leaf that reaches over the frame's fences is cut there: else all that a
+// table got since the map was last flushed would go into the list of one leaf, to
+// be written again for each frame. errNoMemory asks the caller to wait and call
+// again.
+func (t *Table) Readd(ctx context.Context, a tablespace.Addr, fr *versionchain.Frame, o *versionchain.Outcome) error {
 	c := t.cache
 	w := c.getWorker()
 	defer c.putWorker(w)
+	m := fr.Meta()
+	low, high := append([]byte{}, m.Low...), bytes.Clone(m.High)
+	f := readded(a, fr, o)
 	for at := low; ; {
 		if err := c.reserve(ctx, w, 0, 1); err != nil {
 			return err
@@ -120,38 +126,77 @@ func (t *Table) Readd(ctx context.Context, ref tablespace.FrameRef, o *versionch
 			}
 			continue
 		}
-		if l.listLen() == 0 || l.list.index(ref.Addr) < 0 {
-			frames := []frame{{FrameRef: ref, out: o}}
-			price := listCost(frames)
-			if !c.arena.Charge(price) {
-				l.mu.Unlock()
-				c.unreserve(w)
-				return &needError{price}
-			}
-			e := c.space.BeginEdit()
-			l.list.dropGone(e)
-			if l.list != nil {
-				frames = append(frames, l.list.frames...)
-			}
-			nl := newList(e.Seq(), frames)
-			e.Refs(ref.Run, 1)
-			l.putEntry(e, l.low, l.high, nl)
-			w.end(e)
-			l.setList(nl, c)
-			l.charged += price
-			l.mapped = true
-		}
-		at = l.high
-		empty := l.page.Len() == 0
+		done, err := l.readd(c, w, f, low, high)
+		next, empty := l.high, l.page.Len() == 0
 		l.mu.Unlock()
 		c.unreserve(w)
 		if empty {
 			c.Collapse(l)
 		}
-		if at == nil || (high != nil && bytes.Compare(at, high) >= 0) {
+		if err != nil {
+			return err
+		}
+		if !done {
+			continue
+		}
+		if at = next; at == nil || (high != nil && bytes.Compare(at, high) >= 0) {
 			return nil
 		}
 	}
+}
+
+// readd is Readd for one leaf; done is false when it cut the leaf instead.
+// REQUIRES: l.mu is held exclusively, an edit is reserved.
+func (l *Leaf) readd(c *Cache, w *worker, f frame, low, high []byte) (done bool, err error) {
+	if bytes.Compare(l.low, low) < 0 {
+		return false, l.splitAt(c, w, low)
+	}
+	if high != nil && (l.high == nil || bytes.Compare(high, l.high) < 0) {
+		return false, l.splitAt(c, w, high)
+	}
+	if !f.within(l.low, l.high) || (l.list != nil && l.list.index(f.Addr) >= 0) {
+		return true, nil
+	}
+	frames := []frame{f}
+	price := listCost(frames)
+	if !c.arena.Charge(price) {
+		return false, &needError{price}
+	}
+	e := c.space.BeginEdit()
+	l.list.dropGone(e)
+	if l.list != nil {
+		frames = append(frames, l.list.frames...)
+	}
+	nl := newList(e.Seq(), frames)
+	e.Refs(f.Run, 1)
+	l.putEntry(e, l.low, l.high, nl)
+	w.end(e)
+	l.setList(nl, c)
+	l.charged += price
+	l.mapped = true
+	l.assert(c)
+	return true, nil
+}
+
+// readded is the list entry of a frame whose edit did not survive. It keeps
+// nothing of fr.
+func readded(a tablespace.Addr, fr *versionchain.Frame, o *versionchain.Outcome) frame {
+	f := frame{out: o}
+	f.FrameRef = tablespace.FrameRef{
+		Addr: a, Owner: o.ID, Leave: fr.Meta().Leave, Rows: uint32(fr.Len()), Filter: bytes.Clone(fr.Filter()),
+	}
+	_, f.Newest = o.Status()
+	var row versionchain.Row
+	for i := range fr.Len() {
+		if fr.Row(i, &row); row.Kind != base.KindValue {
+			f.Stones++
+		}
+	}
+	if n := fr.Len(); n > 0 {
+		f.Large = n == 1 && isLarge([]versionchain.Row{row})
+		f.First, f.Last = boundsOf(fr.Key(0), fr.Key(n-1), f.Large)
+	}
+	return f
 }
 
 // installWithin is install, but a hole is clipped to [low, high).
@@ -192,7 +237,7 @@ func (c *Cache) DropData(ctx context.Context, t *Table) error {
 	t.mu.Lock()
 	t.gone = true
 	t.mu.Unlock()
-	for d := t.dir.Load(); d.Len() > 0; d = t.dir.Load() { // again: one may have been split
+	for d := t.directory(); d.Len() > 0; d = t.directory() { // again: one may have been split
 		d.Ascend(func(it dirItem) bool {
 			t.kill(it.leaf)
 			return true

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"runtime"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -137,37 +136,44 @@ func (c *Cache) Tick(dst []*Leaf) []*Leaf { return c.ring.tick(dst) }
 // there, until fn returns false.
 func (c *Cache) Walk(fn func(*Leaf) bool) { c.ring.walk(fn) }
 
-// BacklogOwner moves everything that o has in memory to its temp table, with all
-// processors. After it, if o writes nothing meanwhile, no version of it is resident.
+// BacklogOwner moves everything that o has in memory to its temp table, with
+// several processors. After it, if o writes nothing meanwhile, no version of it is
+// resident.
+//
+// The walk is ahead of the work: a leaf that is split when it has been passed, and
+// not yet been relieved, leaves its right half where the walk does not come any
+// more. So it is over only when a walk has found nothing.
 func (c *Cache) BacklogOwner(ctx context.Context, o *versionchain.Outcome) error {
 	rq := Request{Action: BacklogAll, Horizon: c.horizon(), Only: o}
-	for {
-		var again atomic.Bool
+	for found := true; found; {
+		found = false
 		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(runtime.GOMAXPROCS(0))
+		g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
 		c.ring.walk(func(l *Leaf) bool {
-			l.mu.RLock()
-			has := l.live > 0
-			l.mu.RUnlock()
-			if !has {
+			if !l.holds(o.ID) {
 				return true
 			}
+			found = true
 			g.Go(func() error {
+				if c.BeforeBacklog != nil {
+					l.mu.RLock()
+					low := l.low
+					l.mu.RUnlock()
+					c.BeforeBacklog(low)
+				}
 				rep, err := c.Relieve(gctx, l, &rq)
 				if err == nil && rep.Unpaid > 0 {
 					err = c.evacuate(gctx, l)
-				}
-				if err == nil && l.holds(o.ID) {
-					again.Store(true)
 				}
 				return err
 			})
 			return gctx.Err() == nil
 		})
-		if err := g.Wait(); err != nil || !again.Load() {
+		if err := g.Wait(); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // evacuate moves all that it can out of a leaf where a frame more cannot be paid

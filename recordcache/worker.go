@@ -208,10 +208,7 @@ func (w *worker) encode(t *Table, out *versionchain.Outcome, rows []versionchain
 		Large:  isLarge(rows),
 		Filter: append([]byte(nil), fr.Filter()...),
 	}
-	if first, last := rows[0].Key, rows[len(rows)-1].Key; f.Large || len(first)+len(last) <= maxBounds {
-		b := append(append(make([]byte, 0, len(first)+len(last)), first...), last...)
-		f.First, f.Last = b[:len(first):len(first)], b[len(first):]
-	}
+	f.First, f.Last = boundsOf(rows[0].Key, rows[len(rows)-1].Key, f.Large)
 	w.coded = append(w.coded, coded{f: f, from: from, to: len(w.frames)})
 	return nil
 }
@@ -241,6 +238,16 @@ func (c *Cache) place(w *worker, e *tablespace.EditTx, t *Table, i int) (f frame
 // isLarge reports whether the rows are one large value, alone.
 func isLarge(rows []versionchain.Row) bool {
 	return len(rows) == 1 && len(rows[0].Value) > base.LargeValueSize
+}
+
+// boundsOf returns copies of a frame's first and last key for its list entry, nil
+// if they are too long for one.
+func boundsOf(first, last []byte, large bool) (lo, hi []byte) {
+	if !large && len(first)+len(last) > maxBounds {
+		return nil, nil
+	}
+	b := append(append(make([]byte, 0, len(first)+len(last)), first...), last...)
+	return b[:len(first):len(first)], b[len(first):]
 }
 
 // hold keeps o active until unhold; false when it no longer is.

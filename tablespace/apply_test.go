@@ -209,6 +209,31 @@ func TestUnlinkSparesOpenRuns(t *testing.T) {
 	}
 }
 
+// A run may go only when all edits before Seal are durable: the flush that ends now
+// may have begun before them.
+func TestUnlinkWaitsForEditsBeforeSeal(t *testing.T) {
+	s := openFresh(t)
+	r, _ := s.NewRun(9)
+	addFrame(t, s, r, 200, 1, "a", "b")
+	seq := edit(t, s, func(e *EditTx) {
+		e.Delete(1, []byte("a"))
+		e.Refs(r.ID(), -1)
+	})
+	if err := s.waitApplied(seq); err != nil {
+		t.Fatal(err)
+	}
+	last := edit(t, s, func(e *EditTx) { e.PutOutcome(9, 90, nil, []base.RunID{r.ID()}) })
+	r.Seal()
+	s.unlinkIdle(seq)
+	if s.Find(r.ID()) == nil {
+		t.Error("a run went before its outcome row was durable")
+	}
+	s.unlinkIdle(last)
+	if s.Find(r.ID()) != nil {
+		t.Error("a sealed run that nothing lists was kept")
+	}
+}
+
 // Dropping a run gives its buffer back, at once or when the last reader leaves.
 func TestDropRun(t *testing.T) {
 	s := openFresh(t)

@@ -74,7 +74,7 @@ func (s *Space) unlisted(seq base.EditSeq) map[base.RunID]struct{} {
 	set := map[base.RunID]struct{}{}
 	s.idleMu.Lock()
 	for _, x := range s.idleRuns {
-		if x.seq <= seq && x.r.sealed.Load() && x.r.listed.Load() == 0 && x.r.applied.Load() == 0 {
+		if x.mayGo(seq) && x.r.listed.Load() == 0 && x.r.applied.Load() == 0 {
 			set[x.r.id] = struct{}{}
 		}
 	}

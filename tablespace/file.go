@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -217,6 +218,10 @@ func (r *Run) readableLocked() (vfs.File, error) {
 	}
 	path := r.s.runPath(r.id)
 	f, err := r.s.o.FS.Open(path)
+	if oserror.IsNotExist(err) {
+		// Whoever unlinks a run opens it before, for those who hold a reference.
+		return nil, &base.CorruptionError{File: path, Why: "the file of a run is missing"}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("saker: open run: %w", err)
 	}

@@ -8,6 +8,12 @@ type idleRun struct {
 	seq base.EditSeq
 }
 
+// mayGo reports whether the map says durably that nothing lists the run, once the
+// edits up to durable are.
+func (x *idleRun) mayGo(durable base.EditSeq) bool {
+	return x.r.sealed.Load() && x.seq <= durable && base.EditSeq(x.r.sealSeq.Load()) <= durable
+}
+
 // idle notes that nothing lists r as of edit seq.
 func (s *Space) idle(r *Run, seq base.EditSeq) {
 	s.idleMu.Lock()
@@ -32,7 +38,7 @@ func (s *Space) unlinkIdle(durable base.EditSeq) {
 		switch refs := r.refs.Load(); {
 		case refs&gone != 0 || r.listed.Load() != 0 || r.applied.Load() != 0:
 			// Dropped, or it comes back to the list when its count does.
-		case x.seq > durable || !r.sealed.Load() || refs > 0:
+		case refs > 0 || !x.mayGo(durable):
 			keep = append(keep, x)
 		default:
 			s.unlink(r)

@@ -142,11 +142,12 @@ func (s *Space) loadRow(key, value []byte) error {
 }
 
 // CollectFiles unlinks the run files that nothing has listed since the space was
-// opened and that keep, which may be nil, does not want. To be called when
-// recovery has re-added what the log names (L11). A run whose last entry was
-// removed since is left to Flush: until then the map on disk lists it, or a
-// commit record has it listed again (L10).
-func (s *Space) CollectFiles(keep func(base.RunID) bool) (removed int, err error) {
+// opened. To be called when recovery has re-added what the log names (L11). A run
+// whose last entry was removed since is left to Flush: until then the map on disk
+// lists it, or a commit record has it listed again (L10). So is one that is
+// logged, which may be nil: a commit record names it, and only when the outcome
+// row that recovery writes is durable may its file be missing.
+func (s *Space) CollectFiles(logged func(base.RunID) bool) (removed int, err error) {
 	if err := s.writable(); err != nil {
 		return 0, err
 	}
@@ -159,13 +160,23 @@ func (s *Space) CollectFiles(keep func(base.RunID) bool) (removed int, err error
 	}
 	s.regMu.RUnlock()
 	for _, r := range list {
-		if keep != nil && keep(r.id) {
+		if logged != nil && logged(r.id) {
+			s.idle(r, s.LastSeq())
 			continue
 		}
 		s.unlink(r)
 		removed++
 	}
 	return removed, nil
+}
+
+// Missing returns what is wrong with a store in which the run has no file although
+// it must have one; nil if it has.
+func (s *Space) Missing(id base.RunID) error {
+	if s.Find(id) != nil {
+		return nil
+	}
+	return &base.CorruptionError{File: s.runPath(id), Why: "the file of a run is missing"}
 }
 
 // isOld reports whether the run is of an earlier life of the store.

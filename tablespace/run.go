@@ -49,6 +49,7 @@ type Run struct {
 	synced  atomic.Uint64 // bytes on stable storage
 	frames  atomic.Uint64 // frames added since the store was opened
 	sealed  atomic.Bool   // no frame will be added (Seal)
+	sealSeq atomic.Uint64 // last edit begun before it was sealed; valid once sealed is set
 
 	// ioMu is held to write or sync the file: vfs wants one at a time.
 	ioMu      sync.Mutex
@@ -135,8 +136,12 @@ func runHeaderCRC(h []byte) uint32 {
 }
 
 // Seal says that no frame will be added any more. A run that nothing lists is
-// unlinked only when it is sealed.
+// unlinked only when it is sealed, and every edit begun before that is durable.
 func (r *Run) Seal() {
+	if r.sealed.Load() {
+		return
+	}
+	r.sealSeq.Store(uint64(r.s.LastSeq()))
 	if r.sealed.Swap(true) {
 		return
 	}

@@ -70,7 +70,7 @@ func (tx *Tx) commit() error {
 	}
 	temp := m.Backlog.Lookup(out.ID)
 	if temp != nil {
-		tails, err := temp.Seal()
+		tails, err := temp.Finish()
 		if err != nil {
 			tx.abandon()
 			return m.poisoned(err)
@@ -85,6 +85,9 @@ func (tx *Tx) commit() error {
 	if err := tx.enqueue(c, p); err != nil {
 		tx.abandon() // nothing was appended: it never happened
 		return m.poisoned(err)
+	}
+	if temp != nil {
+		temp.Seal()
 	}
 	if err := m.commit.finish(p, m.Log, &m.snaps.snapshots); err != nil {
 		tx.queued = true
