@@ -93,6 +93,7 @@ type Cache struct {
 	cold        *coldRows
 	ring        ring
 	ckpt        atomic.Uint64
+	replaying   atomic.Bool
 	// AfterLookup, if not nil, is called between reading an entry of the leaf map
 	// and asking for the owners in it: tests force what may happen there.
 	AfterLookup func()
@@ -252,6 +253,12 @@ func (c *Cache) SetCheckpoint(ts base.CommitTS) { c.ckpt.Store(uint64(ts)) }
 
 // Checkpoint returns the clock of the last durable checkpoint.
 func (c *Cache) Checkpoint() base.CommitTS { return base.CommitTS(c.ckpt.Load()) }
+
+// Replaying says that rows of the log are being replayed, or not any more. The log
+// may hold a copy of an older version of a record behind a newer one, for instance
+// of one that was chilled after the transaction's redo was logged: until all of it
+// is replayed no tombstone goes for having nothing below it.
+func (c *Cache) Replaying(on bool) { c.replaying.Store(on) }
 
 // Leaves returns the number of present leaves.
 func (c *Cache) Leaves() int { return c.ring.len() }

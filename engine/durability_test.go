@@ -1,0 +1,164 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// filesIn returns how many files with the suffix the directory has.
+func filesIn(t tester, o *Options, dir, suffix string) (n int) {
+	t.Helper()
+	names, err := o.FS.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, suffix) {
+			n++
+		}
+	}
+	return n
+}
+
+// Recovery put each change of the catalog into the edit queue while it read the
+// log, and the queue waits until all of the log is read and synced: with more of
+// them behind the checkpoint than the queue has places, Open never returned.
+func TestRecoveryOfManyTables(t *testing.T) {
+	const tables = 5000
+	o := crashOptions(t)
+	o.LogLimit, o.MapMemTable = 64<<20, 4<<20
+	db := mustOpen(t, o)
+	for i := range tables {
+		_, err := db.CreateTable(ctx, fmt.Sprintf("t%d", i))
+		check(t, err)
+	}
+	after := crashed(o, 0)
+	mustClose(t, db)
+	db = mustOpen(t, after)
+	if n := len(db.Tables()); n != tables {
+		t.Errorf("%d tables after the crash, want %d", n, tables)
+	}
+	db = reopen(t, db, after)
+	if n := len(db.Tables()); n != tables {
+		t.Errorf("%d tables after another opening, want %d", n, tables)
+	}
+	mustClose(t, db)
+}
+
+// L5: each opening begins a segment, and the checkpoint position of a store in which
+// nothing is committed stayed before all of them, so that none was ever reused.
+func TestOpeningLeavesNoSegments(t *testing.T) {
+	for _, rows := range []int{0, 10} {
+		o := crashOptions(t)
+		db := mustOpen(t, o)
+		if rows > 0 {
+			tb := mustTable(t, db, "t")
+			inUpdate(t, db, func(tx *Tx) {
+				for i := range rows {
+					put(t, tx, tb, fmt.Sprint(i), "v")
+				}
+			})
+		}
+		mustClose(t, db)
+		for range 30 {
+			mustClose(t, mustOpen(t, o))
+		}
+		if n := filesIn(t, o, "db/log", ".seg"); n > 12 {
+			t.Errorf("%d rows: %d log segments after 30 openings", rows, n)
+		}
+	}
+}
+
+// L5: the same store, killed again and again before it could make a checkpoint.
+func TestKilledOpeningsLeaveNoSegments(t *testing.T) {
+	o := crashOptions(t)
+	db := mustOpen(t, o)
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, mustTable(t, db, "t"), "k", "v") })
+	for range 40 {
+		after := crashed(o, 0)
+		check(t, db.Close())
+		o = after
+		db = mustOpen(t, o)
+	}
+	last := crashed(o, 0)
+	check(t, db.Close())
+	done := make(chan struct{}, 8)
+	last.Events = &EventListener{Checkpoint: func(CheckpointInfo) { done <- struct{}{} }}
+	db = mustOpen(t, last)
+	if db.log.Stats().Segments > 4 {
+		select {
+		case <-done:
+		case <-time.After(20 * time.Second):
+			t.Error("no checkpoint was made")
+		}
+	}
+	if n := db.log.Stats().Segments; n > 4 {
+		t.Errorf("%d log segments after 41 openings", n)
+	}
+	inView(t, db, func(tx *Tx) { gets(t, tx, mustTable(t, db, "t"), "k", "v") })
+	check(t, db.Close())
+}
+
+// P5: a transaction deleted a row that it had written before a savepoint. Its redo
+// was logged, then the scavenger chilled the older version, so that its copy came
+// later in the log than the tombstone. Recovery settled the leaf between the two;
+// no frame lay below, the tombstone went, and the copy brought the row back.
+func TestReplayOfOlderRowAfterTombstone(t *testing.T) {
+	o := crashOptions(t)
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	check(t, db.Checkpoint(ctx))
+	tx := mustBegin(t, db, TxOptions{})
+	put(t, tx, tb, "k", string(value(1, 400)))
+	_, err := tx.Savepoint()
+	check(t, err)
+	del(t, tx, tb, "k")
+	for i := range 200 { // recovery makes the page larger, and settles it for that
+		put(t, tx, tb, fmt.Sprintf("m%03d", i), "small")
+	}
+	if !db.m.Unburden(false) {
+		t.Fatal("the redo was not logged")
+	}
+	chillAll(t, db)
+	if db.Metrics().ChilledRecords == 0 {
+		t.Fatal("nothing was chilled")
+	}
+	commit(t, tx)
+	after := crashed(o, 0)
+	mustClose(t, db)
+	db = mustOpen(t, after)
+	inView(t, db, func(tx *Tx) { gets(t, tx, mustTable(t, db, "t"), "k", "") })
+	mustClose(t, db)
+}
+
+// L10: a large value that a newer one supersedes leaves the list. The newer one may
+// be of a NoSync commit: the edit must not be durable before its record is, or a
+// crash takes both.
+func TestSupersededByNoSync(t *testing.T) {
+	o := crashOptions(t)
+	o.SyncInterval = 1 << 40
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	large := func(n int) string { return string(value(n, 20<<10)) }
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", large(1)) })
+	check(t, db.Checkpoint(ctx))
+	tx := mustBegin(t, db, TxOptions{NoSync: true})
+	put(t, tx, tb, "k", large(2))
+	commit(t, tx)
+	mergeAt(t, db, tb, []byte("k"))
+	_, err := db.space.Flush() // as when the memtable is full
+	check(t, err)
+	after := crashed(o, 0)
+	mustClose(t, db)
+	db = mustOpen(t, after)
+	inView(t, db, func(tx *Tx) {
+		got, err := tx.Get(mustTable(t, db, "t"), []byte("k"))
+		check(t, err)
+		if s := string(got); s != large(1) && s != large(2) {
+			t.Errorf("k is %.10q of %d bytes", s, len(s))
+		}
+	})
+	mustClose(t, db)
+}
