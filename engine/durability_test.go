@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -161,4 +162,40 @@ func TestSupersededByNoSync(t *testing.T) {
 		}
 	})
 	mustClose(t, db)
+}
+
+// A run file was lost. The first opening said so to whoever read its rows; then a
+// checkpoint took the run for unlinked and forgot that its owner had committed, so
+// that the next opening took the rows for those of a rollback, and said nothing.
+func TestLostRunIsNotForgotten(t *testing.T) {
+	o := crashOptions(t)
+	o.ChillThreshold = 1 << 10
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range uint64(100) {
+			check(t, tx.Put(tb, u64(i), value(int(i), 100)))
+		}
+	})
+	mustClose(t, db)
+	names, err := o.FS.List("db/space/runs")
+	check(t, err)
+	for _, name := range names {
+		check(t, o.FS.Remove("db/space/runs/"+name))
+	}
+	for n := range 3 {
+		db = mustOpen(t, o)
+		check(t, db.Checkpoint(ctx))
+		inView(t, db, func(tx *Tx) {
+			_, err := tx.Get(mustTable(t, db, "t"), u64(5))
+			var ce *CorruptionError
+			if !errors.As(err, &ce) {
+				t.Errorf("opening %d: a row of the lost run: %v", n, err)
+			}
+		})
+		if db.Verify(ctx) == nil {
+			t.Errorf("opening %d: Verify finds nothing", n)
+		}
+		check(t, db.Close())
+	}
 }

@@ -190,7 +190,8 @@ func (c *Cache) AddOwner(o *versionchain.Outcome, runs []base.RunID) {
 }
 
 // Unnamed returns the decided transactions that no listed frame names any more,
-// all their runs having been unlinked.
+// all their runs having been unlinked. A run that is gone and listed was lost: the
+// outcome stays, or its rows would pass for those of an owner that never committed.
 func (c *Cache) Unnamed() []base.TxnID {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -198,7 +199,7 @@ func (c *Cache) Unnamed() []base.TxnID {
 	for id, d := range c.owners {
 		gone := true
 		for _, r := range d.runs {
-			gone = gone && c.space.Find(r) == nil
+			gone = gone && !c.space.Named(r)
 		}
 		if gone {
 			ids = append(ids, id)

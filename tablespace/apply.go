@@ -187,6 +187,7 @@ func (s *Space) commit(b *pebble.Batch, seq base.EditSeq) error {
 		return fmt.Errorf("saker: apply map edits: %w", err)
 	}
 	s.batches.Add(1)
+	s.recovered.Store(a.prefix)
 	for i, r := range a.touched {
 		if r.applied.Load() == 0 {
 			s.idle(r, seq)
