@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -198,4 +199,49 @@ func TestLostRunIsNotForgotten(t *testing.T) {
 		}
 		check(t, db.Close())
 	}
+}
+
+// L1: a large transaction commits what its temp table holds. While BacklogOwner
+// waited for room to move one leaf, its walk had gone on, and another transaction
+// split that leaf: the half that split off was never visited, its rows were in no
+// frame when the commit record was written, and a crash took them.
+func TestSplitWhileLargeCommits(t *testing.T) {
+	const places = 4096 // in the edit queue
+	o := crashOptions(t)
+	o.ChillThreshold = 1 << 10
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	key := func(i int) string { return fmt.Sprintf("k%04d", i) }
+	large, other := mustBegin(t, db, TxOptions{}), mustBegin(t, db, TxOptions{})
+	for i := range 100 {
+		put(t, large, tb, key(10*i), string(value(i, 100)))
+	}
+	check(t, db.space.WaitApplied(db.space.LastSeq()))
+	check(t, db.space.ReserveEdits(ctx, places))
+	used := db.space.Stats().BufferUsed
+	done := make(chan error)
+	go func() { done <- large.Commit() }()
+	for until := time.Now().Add(20 * time.Second); db.space.Stats().BufferUsed == used; runtime.Gosched() {
+		if time.Now().After(until) {
+			t.Fatal("the commit moves nothing")
+		}
+	}
+	for i := 1; db.cache.Stats.Splits.Load() == 0; i++ {
+		if i%10 != 0 {
+			put(t, other, tb, key(i), string(value(i, 300)))
+		}
+	}
+	db.space.UnreserveEdits(places)
+	check(t, <-done)
+	after := crashed(o, 0)
+	rollback(t, other)
+	mustClose(t, db)
+	db = mustOpen(t, after)
+	inView(t, db, func(tx *Tx) {
+		rows := all(t, tx, mustTable(t, db, "t"))
+		if len(rows) != 100 {
+			t.Errorf("%d rows after the crash, want 100", len(rows))
+		}
+	})
+	mustClose(t, db)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"runtime"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -127,32 +126,29 @@ func (c *Cache) Walk(fn func(*Leaf) bool) { c.ring.walk(fn) }
 
 // BacklogOwner moves everything that o has in memory to its temp table, with all
 // processors. After it, if o writes nothing meanwhile, no version of it is resident.
+// That is known from a walk that met none: a leaf that is split when the walk has
+// gone on, before its turn to be moved, leaves its other half behind the walk.
 func (c *Cache) BacklogOwner(ctx context.Context, o *versionchain.Outcome) error {
 	rq := Request{Action: BacklogAll, Horizon: c.horizon(), Only: o}
 	for {
-		var again atomic.Bool
+		met := false
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(runtime.GOMAXPROCS(0))
 		c.ring.walk(func(l *Leaf) bool {
-			l.mu.RLock()
-			has := l.live > 0
-			l.mu.RUnlock()
-			if !has {
+			if !l.holds(o.ID) {
 				return true
 			}
+			met = true
 			g.Go(func() error {
 				rep, err := c.Relieve(gctx, l, &rq)
 				if err == nil && rep.Unpaid > 0 {
 					err = c.evacuate(gctx, l)
 				}
-				if err == nil && l.holds(o.ID) {
-					again.Store(true)
-				}
 				return err
 			})
 			return gctx.Err() == nil
 		})
-		if err := g.Wait(); err != nil || !again.Load() {
+		if err := g.Wait(); err != nil || !met {
 			return err
 		}
 	}
