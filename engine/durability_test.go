@@ -190,8 +190,7 @@ func TestLostRunIsNotForgotten(t *testing.T) {
 		check(t, db.Checkpoint(ctx))
 		inView(t, db, func(tx *Tx) {
 			_, err := tx.Get(mustTable(t, db, "t"), u64(5))
-			var ce *CorruptionError
-			if !errors.As(err, &ce) {
+			if _, ok := errors.AsType[*CorruptionError](err); !ok {
 				t.Errorf("opening %d: a row of the lost run: %v", n, err)
 			}
 		})
