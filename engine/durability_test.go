@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -293,4 +294,56 @@ func TestEntriesOfLostTransactionGo(t *testing.T) {
 		t.Errorf("%d entries are left", n)
 	}
 	mustClose(t, db)
+}
+
+// Files of the log were lost before the first checkpoint, which would have noted a
+// position in them: the store opened, and what was in them had never been.
+func TestLostLogIsNoticed(t *testing.T) {
+	for _, all := range []bool{true, false} {
+		o := crashOptions(t)
+		db := mustOpen(t, o)
+		tb := mustTable(t, db, "t")
+		for n := range 40 { // more than a segment
+			inUpdate(t, db, func(tx *Tx) {
+				put(t, tx, tb, fmt.Sprint("large", n), string(value(n, 9<<10)))
+				for i := range 10 {
+					put(t, tx, tb, fmt.Sprintf("k%d.%d", n, i), string(value(i, 1000)))
+				}
+			})
+		}
+		_, err := db.space.Flush()
+		check(t, err)
+		after := crashed(o, 0)
+		mustClose(t, db)
+		var segs []string
+		names, err := after.FS.List("db/log")
+		check(t, err)
+		for _, name := range names {
+			f, err := after.FS.Open("db/log/" + name)
+			check(t, err)
+			var head [8]byte
+			_, err = f.ReadAt(head[:], 0)
+			check(t, err)
+			check(t, f.Close())
+			if head != [8]byte{} { // not one made ready for later
+				segs = append(segs, name)
+			}
+		}
+		slices.Sort(segs)
+		if len(segs) < 2 {
+			t.Fatalf("%d segments", len(segs))
+		}
+		for i, name := range segs {
+			if all || i == len(segs)-1 {
+				check(t, after.FS.Remove("db/log/"+name))
+			}
+		}
+		db, err = Open("db", after)
+		if _, ok := errors.AsType[*CorruptionError](err); !ok {
+			t.Errorf("all %v: a store whose log was lost opens: %v", all, err)
+		}
+		if err == nil {
+			check(t, db.Close())
+		}
+	}
 }

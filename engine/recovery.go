@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -64,6 +65,9 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	db.snaps.Recovering(base.MaxTS - 1)
 	err := db.log.Replay(r.from, r.survey)
 	if err == nil {
+		err = r.checkLog(loaded)
+	}
+	if err == nil {
 		err = db.syncReplayed()
 	}
 	db.replayed.err = err
@@ -98,6 +102,25 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	// Behind the last record there is nothing to replay. A position in the segment
 	// that has just begun lets a checkpoint pass all segments before it (L5).
 	return r.last, db.log.End(), nil
+}
+
+// checkLog makes sure that the log is not shorter than what the leaf map relies on,
+// since no edit is applied before its commit record is on stable storage (L10): a
+// lost file at the end of the log looks like a log that ends there.
+func (r *recovery) checkLog(l *tablespace.Loaded) error {
+	why := ""
+	if l.LastSeq > 0 && len(r.db.log.Files()) == 0 {
+		why = "no segment is there, but a leaf map is"
+	}
+	for i := range l.Outcomes {
+		if o := &l.Outcomes[i]; o.TS > r.last {
+			why = fmt.Sprintf("it ends at timestamp %d, but %v was committed at %d", r.last, o.Txn, o.TS)
+		}
+	}
+	if why == "" {
+		return nil
+	}
+	return &base.CorruptionError{File: logDir, Why: why}
 }
 
 // loadMap takes over what the leaf map knows.
