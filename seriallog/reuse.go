@@ -42,12 +42,16 @@ func (l *Log) Checkpointed(pos base.LSN) {
 func (l *Log) SinceCheckpoint() int64 { return l.since.Load() }
 
 // Passed returns how many segments, however little is in them, a checkpoint at pos
-// would pass. Each opening begins one.
+// would let go. Each opening begins one, and those of before the checkpoint position
+// that it finds stay until the next checkpoint.
 func (l *Log) Passed(pos base.LSN) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.hold > 0 {
+		return 0
+	}
 	for _, s := range l.segs {
-		if s.seq >= l.SegmentOf(l.ckpt) && s.seq < l.SegmentOf(pos) {
+		if s.seq < l.SegmentOf(pos) && s.pins == 0 && s.readers == 0 {
 			n++
 		}
 	}
