@@ -39,6 +39,12 @@ func TestSealBesideFlush(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	if err := space.ReserveEdits(context.Background(), 1); err != nil {
+		t.Fatal(err)
+	}
+	e := space.BeginEdit()
+	e.EndRecovery() // before it no run goes
+	e.End()
 	temp := NewStore(space).Temp(versionchain.NewOutcome(7))
 	add := func(low string, listed bool) base.RunID {
 		r, err := temp.Run()
@@ -98,7 +104,7 @@ func TestSealBesideFlush(t *testing.T) {
 	if err := space.ReserveEdits(context.Background(), 1); err != nil {
 		t.Fatal(err)
 	}
-	e := space.BeginEdit()
+	e = space.BeginEdit()
 	e.PutOutcome(7, 70, nil, []base.RunID{first, second})
 	e.End()
 	temp.Seal()

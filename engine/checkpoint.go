@@ -18,6 +18,7 @@ type checkpointer struct {
 
 func (c *checkpointer) start(db *DB) {
 	c.kick = make(chan struct{}, 1)
+	c.poke() // recovery may have left much to do
 	c.stop = make(chan struct{})
 	c.done.Go(func() {
 		tick := time.NewTicker(200 * time.Millisecond)
@@ -29,12 +30,22 @@ func (c *checkpointer) start(db *DB) {
 			case <-c.kick:
 			case <-tick.C:
 			}
-			due := db.m.Owed() > db.o.LogLimit/2 || db.m.Retired() > maxRetired
-			if due && db.failed() == nil {
+			if c.due(db) && db.failed() == nil {
 				_ = c.run(context.Background(), db)
 			}
 		}
 	})
+}
+
+// due reports whether a checkpoint is worth it: the log has grown, transactions wait
+// to be forgotten, or a store that is opened and killed again and again has begun
+// many segments in which nothing is.
+func (c *checkpointer) due(db *DB) bool {
+	if db.m.Owed() > db.o.LogLimit/2 || db.m.Retired() > maxRetired {
+		return true
+	}
+	pos, _ := db.m.Published()
+	return int64(db.log.Passed(pos)) > maxPassed+db.o.LogLimit/db.log.SegmentSize()
 }
 
 // poke asks for a look at the log; it never blocks.
@@ -53,6 +64,10 @@ func (c *checkpointer) close() {
 // maxRetired is how many decided transactions may stay known only because no
 // checkpoint has passed, before one is made on their account.
 const maxRetired = 1024
+
+// maxPassed is how many log segments beyond LogLimit a checkpoint may be able to pass
+// before one is made on their account.
+const maxPassed = 8
 
 // run makes a checkpoint. The position is taken first, what it relies on is
 // captured afterwards (L6); it is an edit behind those that it vouches for, and

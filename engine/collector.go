@@ -244,8 +244,15 @@ func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, vi
 			if err != nil {
 				return err
 			}
+			for _, sp := range sv.Stale {
+				err := c.patiently(ctx, db, func() error { return db.cache.DropFrames(ctx, t, sp.Low, sp.High) })
+				if err != nil {
+					return err
+				}
+			}
 			for _, sp := range spans {
-				if err := c.collect(ctx, db, t, sp, victims); err != nil {
+				err := c.patiently(ctx, db, func() error { return db.cache.Collect(ctx, t, sp, victims) })
+				if err != nil {
 					return err
 				}
 			}
@@ -257,10 +264,10 @@ func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, vi
 	return nil
 }
 
-// collect rewrites one leaf, waiting for record memory like everybody else.
-func (c *collector) collect(ctx context.Context, db *DB, t *Table, at recordcache.Span, victims map[base.RunID]bool) error {
+// patiently does something to one leaf, waiting for record memory like everybody else.
+func (c *collector) patiently(ctx context.Context, db *DB, fn func() error) error {
 	for {
-		err := db.cache.Collect(ctx, t, at, victims)
+		err := fn()
 		if err == nil {
 			return c.giveWay(ctx, db)
 		}

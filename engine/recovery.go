@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"slices"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -25,13 +25,13 @@ type recovery struct {
 	db   *DB
 	from base.LSN
 	last base.CommitTS
-	end  base.LSN
 	long map[base.TxnID]*longTxn
 	segs map[uint64]struct{} // older segments with groups of committed transactions
 	info RecoveryInfo
 	w    recordcache.Writer
 
 	pendingRuns []pendingRuns
+	catalog     []func(txnEdit) // changes that the log has; edits when all of it is synced
 	// pins are segments that replayed commits need until the first checkpoint.
 	pins []uint64
 	// spilled: some transaction logged its dead intervals as rows of groups.
@@ -58,12 +58,15 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	start := time.Now()
 	r := &recovery{db: db, long: map[base.TxnID]*longTxn{}, segs: map[uint64]struct{}{}}
 	loaded := db.space.Loaded()
-	r.from, r.last, r.end = loaded.Checkpoint, loaded.CheckpointTS, loaded.Checkpoint
+	r.from, r.last = loaded.Checkpoint, loaded.CheckpointTS
 	r.w.Reg = db.reg
 	db.cache.SetCheckpoint(loaded.CheckpointTS)
 	r.loadMap(loaded)
 	db.snaps.Recovering(base.MaxTS - 1)
 	err := db.log.Replay(r.from, r.survey)
+	if err == nil {
+		err = r.checkLog(loaded)
+	}
 	if err == nil {
 		err = db.syncReplayed()
 	}
@@ -75,13 +78,19 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	if err := r.checkRuns(loaded); err != nil {
 		return 0, 0, err
 	}
+	if err := r.editCatalog(); err != nil {
+		return 0, 0, err
+	}
 	if err := r.gatherDead(); err != nil {
 		return 0, 0, err
 	}
 	if err := r.readdFrames(loaded.LastSeq); err != nil {
 		return 0, 0, err
 	}
-	if err := r.replay(); err != nil {
+	db.cache.Replaying(true)
+	err = r.replay()
+	db.cache.Replaying(false)
+	if err != nil {
 		return 0, 0, err
 	}
 	db.recoveredPins = r.pins
@@ -93,7 +102,28 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	}
 	r.info.Duration = time.Since(start)
 	db.recovered(r.info)
-	return r.last, r.end, nil
+	// Behind the last record there is nothing to replay. A position in the segment
+	// that has just begun lets a checkpoint pass all segments before it (L5).
+	return r.last, db.log.End(), nil
+}
+
+// checkLog makes sure that the log is not shorter than what the leaf map relies on,
+// since no edit is applied before its commit record is on stable storage (L10): a
+// lost file at the end of the log looks like a log that ends there.
+func (r *recovery) checkLog(l *tablespace.Loaded) error {
+	why := ""
+	if l.LastSeq > 0 && len(r.db.log.Files()) == 0 {
+		why = "no segment is there, but a leaf map is"
+	}
+	for i := range l.Outcomes {
+		if o := &l.Outcomes[i]; o.TS > r.last {
+			why = fmt.Sprintf("it ends at timestamp %d, but %v was committed at %d", r.last, o.Txn, o.TS)
+		}
+	}
+	if why == "" {
+		return nil
+	}
+	return &base.CorruptionError{File: logDir, Why: why}
 }
 
 // loadMap takes over what the leaf map knows.
@@ -146,7 +176,6 @@ func (db *DB) dropLater(id base.TableID) {
 
 // survey is the first pass.
 func (r *recovery) survey(rec seriallog.Record) error {
-	r.end = rec.End
 	switch rec.Type {
 	case seriallog.TypeCommit:
 		c := rec.Commit
@@ -171,7 +200,7 @@ func (r *recovery) survey(rec seriallog.Record) error {
 		}
 	case seriallog.TypeDDL:
 		r.last = max(r.last, rec.DDL.TS)
-		return r.ddl(rec.DDL)
+		r.ddl(rec.DDL)
 	default:
 	}
 	return nil
@@ -250,7 +279,23 @@ func (r *recovery) edit(fn func(txnEdit)) error {
 	return nil
 }
 
-func (r *recovery) ddl(d *seriallog.DDL) error {
+// later notes a change of the catalog. While the log is read nothing may be edited:
+// the queue has room for so many edits, and none is applied before the log that it
+// relies on is read and synced.
+func (r *recovery) later(fn func(txnEdit)) { r.catalog = append(r.catalog, fn) }
+
+// editCatalog makes the edits noted, in the order of the log.
+func (r *recovery) editCatalog() error {
+	for _, fn := range r.catalog {
+		if err := r.edit(func(e txnEdit) { fn(e); e.NeedSync() }); err != nil {
+			return err
+		}
+	}
+	r.catalog = nil
+	return nil
+}
+
+func (r *recovery) ddl(d *seriallog.DDL) {
 	db := r.db
 	t := db.cache.Table(d.Table)
 	switch d.Op {
@@ -259,29 +304,27 @@ func (r *recovery) ddl(d *seriallog.DDL) error {
 			if t.Dropped.Load() == 0 {
 				db.tables[t.Name] = t // a table of that name was dropped further up
 			}
-			return nil
+			return
 		}
 		db.addTable(d.Table, d.Name)
-		return r.edit(func(e txnEdit) { putTable(e, d.Table, d.Name); e.NeedSync() })
+		r.later(func(e txnEdit) { putTable(e, d.Table, d.Name) })
 	case seriallog.OpDropTable:
 		if t != nil && t.Dropped.Load() != 0 {
-			return nil
+			return
 		}
 		db.dropLater(d.Table)
-		return r.edit(func(e txnEdit) {
+		r.later(func(e txnEdit) {
 			e.DeleteTable(d.Table)
 			e.SetMeta(dropName(d.Table), []byte(d.Name))
-			e.NeedSync()
 		})
 	case seriallog.OpCeiling:
 		if t == nil || t.Dropped.Load() != 0 || d.Ceiling <= t.NumberCeiling {
-			return nil
+			return
 		}
 		t.NumberCeiling, t.Number = d.Ceiling, d.Ceiling
 		meta := binary.BigEndian.AppendUint64(nil, d.Ceiling)
-		return r.edit(func(e txnEdit) { e.PutTable(t.ID, t.Name, meta); e.NeedSync() })
+		r.later(func(e txnEdit) { e.PutTable(t.ID, t.Name, meta) })
 	default:
-		return nil
 	}
 }
 
@@ -363,12 +406,13 @@ func (r *recovery) replay() error { return r.groups(r.apply) }
 // groups replays the log after the checkpoint position, and before it the older
 // segments that hold groups of transactions committed after it.
 func (r *recovery) groups(fn func(seriallog.Record) error) error {
-	if len(r.segs) > 0 {
-		segs := make([]uint64, 0, len(r.segs))
-		for s := range r.segs {
+	segs := make([]uint64, 0, len(r.segs))
+	for s := range r.segs {
+		if s <= r.db.log.SegmentOf(r.from) {
 			segs = append(segs, s)
 		}
-		slices.Sort(segs)
+	}
+	if len(segs) > 0 && r.from > 0 {
 		if err := r.db.log.ReplaySegments(segs, r.from, fn); err != nil {
 			return err
 		}

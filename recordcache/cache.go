@@ -93,6 +93,7 @@ type Cache struct {
 	cold        *coldRows
 	ring        ring
 	ckpt        atomic.Uint64
+	replaying   atomic.Bool
 	// AfterLookup, if not nil, is called between reading an entry of the leaf map
 	// and asking for the owners in it: tests force what may happen there.
 	AfterLookup func()
@@ -194,7 +195,8 @@ func (c *Cache) AddOwner(o *versionchain.Outcome, runs []base.RunID) {
 // Unnamed returns the committed transactions that no listed frame names any more,
 // all their runs having been unlinked, and whose commit record lies before the
 // durable checkpoint: the outcome row of a later one says that its runs are gone
-// for good (L11).
+// for good (L11). A run that is gone and listed was lost: the outcome stays, or its
+// rows would pass for those of an owner that never committed.
 func (c *Cache) Unnamed() []base.TxnID {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -203,7 +205,7 @@ func (c *Cache) Unnamed() []base.TxnID {
 		st, ts := d.out.Status()
 		gone := st == versionchain.Committed && ts <= c.Checkpoint()
 		for _, r := range d.runs {
-			gone = gone && c.space.Find(r) == nil
+			gone = gone && !c.space.Named(r)
 		}
 		if gone {
 			ids = append(ids, id)
@@ -258,6 +260,12 @@ func (c *Cache) SetCheckpoint(ts base.CommitTS) { c.ckpt.Store(uint64(ts)) }
 
 // Checkpoint returns the clock of the last durable checkpoint.
 func (c *Cache) Checkpoint() base.CommitTS { return base.CommitTS(c.ckpt.Load()) }
+
+// Replaying says that rows of the log are being replayed, or not any more. The log
+// may hold a copy of an older version of a record behind a newer one, for instance
+// of one that was chilled after the transaction's redo was logged: until all of it
+// is replayed no tombstone goes for having nothing below it.
+func (c *Cache) Replaying(on bool) { c.replaying.Store(on) }
 
 // Leaves returns the number of present leaves.
 func (c *Cache) Leaves() int { return c.ring.len() }

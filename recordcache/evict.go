@@ -113,7 +113,7 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 	}
 	for i := range n {
 		var s versionchain.Settled
-		if err := l.page.Settle(i, rq.Horizon, c.reg, l.list != nil, &s); err != nil {
+		if err := l.page.Settle(i, rq.Horizon, c.reg, l.covered(c), &s); err != nil {
 			return false, err
 		}
 		live += s.Live

@@ -184,12 +184,16 @@ func growth(want int) int {
 	}
 }
 
+// covered reports whether tombstones of the leaf may hide something: a row in its
+// frames or, during recovery, one that comes later in the log.
+func (l *Leaf) covered(c *Cache) bool { return l.list != nil || c.replaying.Load() }
+
 // settle brings all chains up to date. REQUIRES: l.mu is held exclusively.
 func (l *Leaf) settle(c *Cache, h versionchain.Horizon) error {
 	live, unclean := 0, 0
 	for i := range l.page.Len() {
 		var s versionchain.Settled
-		if err := l.page.Settle(i, h, c.reg, l.list != nil, &s); err != nil {
+		if err := l.page.Settle(i, h, c.reg, l.covered(c), &s); err != nil {
 			return err
 		}
 		live += s.Live

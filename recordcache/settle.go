@@ -256,7 +256,7 @@ func (c *Cache) CheckpointLeaves(ctx context.Context, horizon func() versionchai
 	return err
 }
 
-// DropFrames removes the frames of owners that aborted from every leaf between
+// DropFrames removes the frames of owners that never committed from every leaf between
 // the fences low and high, and returns leaves to the gap that it leaves empty.
 // errNoMemory asks the caller to wait.
 func (c *Cache) DropFrames(ctx context.Context, t *Table, low, high []byte) error {

@@ -21,6 +21,9 @@ type Survey struct {
 	Leaves int64
 	// Held are tombstones that a checkpoint would make droppable.
 	Held int64
+	// Stale are, of the last step, the spans of leaves that list frames of owners
+	// whom a crash took: the sweeper knows nothing of these.
+	Stale []Span
 
 	// Horizon and Checkpoint say which tombstones may go.
 	Horizon    versionchain.Horizon
@@ -41,6 +44,7 @@ const surveyStep = 256
 // where to go on, nil at the end. Dropped tables are passed over. REQUIRES: no
 // lock is held.
 func (c *Cache) SurveyStep(t *Table, at []byte, s *Survey, victims map[base.RunID]bool, picked []Span) (next []byte, _ []Span, err error) {
+	s.Stale = s.Stale[:0]
 	if t.Dropped.Load() != 0 {
 		return nil, picked, nil
 	}
@@ -56,6 +60,9 @@ func (c *Cache) SurveyStep(t *Table, at []byte, s *Survey, victims map[base.RunI
 			if c.surveyLeaf(&en, s, victims) {
 				picked = append(picked, Span{bytes.Clone(en.Low), high})
 			}
+			if c.listsLost(&en) {
+				s.Stale = append(s.Stale, Span{bytes.Clone(en.Low), high})
+			}
 			c.space.ReleaseEntry(&en)
 		}
 		if high == nil {
@@ -64,6 +71,17 @@ func (c *Cache) SurveyStep(t *Table, at []byte, s *Survey, victims map[base.RunI
 		at = bytes.Clone(high)
 	}
 	return at, picked, nil
+}
+
+// listsLost reports whether the entry lists a frame of an owner of an earlier
+// incarnation that never committed (L7).
+func (c *Cache) listsLost(en *tablespace.Entry) bool {
+	for i := range en.Frames {
+		if o := en.Frames[i].Owner; o != 0 && o.Incarnation() < c.incarnation && c.owner(o) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // settled returns the newest timestamp of a frame whose owner is committed, or

@@ -41,6 +41,23 @@ func (l *Log) Checkpointed(pos base.LSN) {
 // SinceCheckpoint returns the bytes appended after the checkpoint position.
 func (l *Log) SinceCheckpoint() int64 { return l.since.Load() }
 
+// Passed returns how many segments, however little is in them, a checkpoint at pos
+// would let go. Each opening begins one, and those of before the checkpoint position
+// that it finds stay until the next checkpoint.
+func (l *Log) Passed(pos base.LSN) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hold > 0 {
+		return 0
+	}
+	for _, s := range l.segs {
+		if s.seq < l.SegmentOf(pos) && s.pins == 0 && s.readers == 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // Pin keeps a segment from being reused, until Unpin was called as often. It
 // returns false if the log does not hold the segment. Recovery pins the segments
 // that replayed commits name between Replay and the first Checkpointed.

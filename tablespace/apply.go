@@ -188,6 +188,7 @@ func (s *Space) commit(b *pebble.Batch, seq base.EditSeq) error {
 		return fmt.Errorf("saker: apply map edits: %w", err)
 	}
 	s.batches.Add(1)
+	s.recovered.Store(a.prefix)
 	for i, r := range a.touched {
 		if r.applied.Load() == 0 {
 			s.idle(r, seq)
@@ -244,8 +245,8 @@ func (s *Space) await(flushed <-chan struct{}) error {
 	}
 }
 
-// waitApplied waits until every edit up to seq is in Pebble, not flushed.
-func (s *Space) waitApplied(seq base.EditSeq) error {
+// WaitApplied waits until every edit up to seq is in Pebble, not flushed.
+func (s *Space) WaitApplied(seq base.EditSeq) error {
 	if s.o.ReadOnly {
 		return nil
 	}
@@ -269,7 +270,7 @@ func (s *Space) Flush() (base.EditSeq, error) {
 	if err := s.writable(); err != nil {
 		return 0, err
 	}
-	if err := s.waitApplied(s.LastSeq()); err != nil {
+	if err := s.WaitApplied(s.LastSeq()); err != nil {
 		return 0, err
 	}
 	s.q.mu.Lock()

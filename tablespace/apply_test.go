@@ -33,7 +33,7 @@ func TestNeedSyncOrder(t *testing.T) {
 	}
 	r, _ = s.NewRun(3)
 	addFrame(t, s, r, 100, 1, "a", "b")
-	if err := s.waitApplied(s.LastSeq()); err != nil || synced.Load() != 0 || r.synced.Load() != 0 {
+	if err := s.WaitApplied(s.LastSeq()); err != nil || synced.Load() != 0 || r.synced.Load() != 0 {
 		t.Errorf("owned frame: %v, log synced %d times", err, synced.Load())
 	}
 	frame := testFrame(100, 2)
@@ -46,7 +46,7 @@ func TestNeedSyncOrder(t *testing.T) {
 		e.Put(1, Entry{Low: []byte("c"), Frames: []FrameRef{{Addr: a}}})
 		e.Refs(r.ID(), 1)
 	})
-	if err := s.waitApplied(seq); err != nil || synced.Load() != 1 {
+	if err := s.WaitApplied(seq); err != nil || synced.Load() != 1 {
 		t.Errorf("committed frame: %v, log synced %d times", err, synced.Load())
 	}
 }
@@ -158,7 +158,7 @@ func TestUnlink(t *testing.T) {
 		e.Delete(1, []byte("a"))
 		e.Refs(r.ID(), -1)
 	})
-	if err := s.waitApplied(s.LastSeq()); err != nil {
+	if err := s.WaitApplied(s.LastSeq()); err != nil {
 		t.Fatal(err)
 	}
 	exists(true) // not flushed
@@ -219,7 +219,7 @@ func TestUnlinkWaitsForEditsBeforeSeal(t *testing.T) {
 		e.Delete(1, []byte("a"))
 		e.Refs(r.ID(), -1)
 	})
-	if err := s.waitApplied(seq); err != nil {
+	if err := s.WaitApplied(seq); err != nil {
 		t.Fatal(err)
 	}
 	last := edit(t, s, func(e *EditTx) { e.PutOutcome(9, 90, nil, []base.RunID{r.ID()}) })
@@ -406,8 +406,8 @@ func TestSyncLogFailure(t *testing.T) {
 	o.OnFailure = func(err error) { told <- err }
 	s := mustOpen(t, o)
 	seq := edit(t, s, func(e *EditTx) { e.NeedSync() })
-	if err := s.waitApplied(seq); !errors.Is(err, boom) || !errors.Is(err, base.ErrPoisoned) {
-		t.Errorf("waitApplied: %v", err)
+	if err := s.WaitApplied(seq); !errors.Is(err, boom) || !errors.Is(err, base.ErrPoisoned) {
+		t.Errorf("WaitApplied: %v", err)
 	}
 	if err := <-told; !errors.Is(err, boom) {
 		t.Error(err)

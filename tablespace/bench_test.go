@@ -65,7 +65,7 @@ func BenchmarkBulk(b *testing.B) {
 		e.Refs(r.ID(), 1)
 		e.End()
 	}
-	if err := s.waitApplied(s.LastSeq()); err != nil {
+	if err := s.WaitApplied(s.LastSeq()); err != nil {
 		b.Fatal(err)
 	}
 }

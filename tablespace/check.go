@@ -72,7 +72,7 @@ func (s *Space) Verify(ctx context.Context) error {
 func (s *Space) Check(ctx context.Context, o CheckOptions) error {
 	release := s.holdUnlink()
 	defer func() { _ = release() }() // what cannot be removed is found at the next opening
-	if err := s.waitApplied(s.LastSeq()); err != nil && s.p.get() == nil {
+	if err := s.WaitApplied(s.LastSeq()); err != nil && s.p.get() == nil {
 		return err
 	}
 	c := &checker{

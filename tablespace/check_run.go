@@ -301,7 +301,7 @@ func (c *checker) orphans() error {
 	if len(suspects) == 0 {
 		return nil
 	}
-	if err := s.waitApplied(s.LastSeq()); err != nil {
+	if err := s.WaitApplied(s.LastSeq()); err != nil {
 		return nil // the store has failed: nothing is removed any more
 	}
 	s.collectMu.Lock()

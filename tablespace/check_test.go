@@ -279,7 +279,7 @@ func TestCheckFindsAll(t *testing.T) {
 
 func (c *checkSubject) dump(t *testing.T) map[string][]byte {
 	t.Helper()
-	if err := c.s.waitApplied(c.s.LastSeq()); err != nil {
+	if err := c.s.WaitApplied(c.s.LastSeq()); err != nil {
 		t.Fatal(err)
 	}
 	rows := map[string][]byte{}

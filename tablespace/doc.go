@@ -27,7 +27,7 @@
 //   - L11: Loaded.LastSeq is the last surviving edit; the index of a run tells
 //     the edit of each frame, so that recovery finds what to re-add. It does not
 //     move until EndRecovery, or a crash during recovery would count re-added
-//     frames as survived. Files are collected only by CollectFiles.
+//     frames as survived. Until then no file goes; then CollectFiles collects.
 //   - L7: EditSeq and RunID carry the incarnation: numbers lost in a crash do not
 //     come back, although indexes of runs may still hold them.
 //   - L8: the first failed write or sync poisons the space (fence, mapFS). Edits

@@ -24,8 +24,12 @@ func (s *Space) idle(r *Run, seq base.EditSeq) {
 
 // unlinkIdle unlinks what nothing lists since an edit that is durable. Runs
 // still written to, or listed again, or read at the moment, are kept: the first
-// and the last stay in the list.
+// and the last stay in the list. Before recovery has ended nothing goes: it may have
+// listed one frame of a run again, seen it replaced, and not have come to the next.
 func (s *Space) unlinkIdle(durable base.EditSeq) {
+	if !s.recovered.Load() {
+		return
+	}
 	s.collectMu.Lock()
 	defer s.collectMu.Unlock()
 	s.idleMu.Lock()

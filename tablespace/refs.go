@@ -15,6 +15,12 @@ func (s *Space) Find(id base.RunID) *Run {
 	return r
 }
 
+// Named reports whether the run has a file, or an entry lists it that has not.
+func (s *Space) Named(id base.RunID) bool {
+	r := s.known(id)
+	return r != nil && (r.refs.Load()&gone == 0 || r.listed.Load() != 0 || r.applied.Load() != 0)
+}
+
 // known returns the run even if its file is gone.
 func (s *Space) known(id base.RunID) *Run {
 	s.regMu.RLock()

@@ -97,6 +97,8 @@ type Space struct {
 	a     applier
 	views viewPool
 
+	recovered atomic.Bool // EndRecovery was applied
+
 	collectMu sync.Mutex // held by unlinkIdle: a run it looks at is in neither list
 	idleMu    sync.Mutex // guards idleRuns
 	idleRuns  []idleRun

@@ -253,7 +253,7 @@ func TestReadOnly(t *testing.T) {
 	}
 	// Recovery in memory: seen, and gone with the space.
 	seq := edit(t, s, func(e *EditTx) { e.Put(1, Entry{Low: []byte("m"), High: []byte("z")}) })
-	if err := s.waitApplied(seq); err != nil {
+	if err := s.WaitApplied(seq); err != nil {
 		t.Error(err)
 	}
 	for key, want := range map[string]string{"b": "entry a m", "n": "entry m z", "zz": "hole z ∞"} {
