@@ -10,7 +10,7 @@ import (
 // checkpointer writes committed rows from memory to runs, so that the log can be
 // reused. One checkpoint runs at a time.
 type checkpointer struct {
-	mu   sync.Mutex // held by a running checkpoint
+	mu   mutex // held by a running checkpoint
 	kick chan struct{}
 	stop chan struct{}
 	done sync.WaitGroup
@@ -58,8 +58,10 @@ const maxRetired = 1024
 // captured afterwards (L6); it is an edit behind those that it vouches for, and
 // the log is let go only when the map is flushed with it.
 func (c *checkpointer) run(ctx context.Context, db *DB) (err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.mu.lock(ctx); err != nil {
+		return err
+	}
+	defer c.mu.unlock()
 	start := time.Now()
 	defer func() {
 		db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})

@@ -15,20 +15,44 @@ const maxTableName = 255
 
 // CreateTable creates an empty table; it exists durably when the call returns.
 // ErrTableExists, ErrInvalidName.
-func (db *DB) CreateTable(ctx context.Context, name string) (*Table, error) {
-	if err := db.mayChange(ctx); err != nil {
+func (db *DB) CreateTable(ctx context.Context, name string) (t *Table, err error) {
+	err = db.change(ctx, func(context.Context) error {
+		t, err = db.createTable(name)
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("saker: create table: %w", err)
 	}
-	if name == "" || len(name) > maxTableName {
-		return nil, fmt.Errorf("saker: create table: %w: %d bytes", ErrInvalidName, len(name))
+	return t, nil
+}
+
+// change runs one change of the catalog, when it is its turn.
+func (db *DB) change(ctx context.Context, fn func(context.Context) error) error {
+	ctx, leave, err := db.gate.enter(ctx)
+	if err != nil {
+		return err
 	}
-	db.ddl.Lock()
-	defer db.ddl.Unlock()
+	defer leave()
+	if err := db.mayChange(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	if err := db.ddl.lock(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	defer db.ddl.unlock()
+	return ended(ctx, fn(ctx))
+}
+
+// createTable is CreateTable. REQUIRES: db.ddl is held.
+func (db *DB) createTable(name string) (*Table, error) {
+	if name == "" || len(name) > maxTableName {
+		return nil, fmt.Errorf("%w: %d bytes", ErrInvalidName, len(name))
+	}
 	db.mu.RLock()
 	_, exists := db.tables[name]
 	db.mu.RUnlock()
 	if exists {
-		return nil, fmt.Errorf("saker: create table: %w: %q", ErrTableExists, name)
+		return nil, fmt.Errorf("%w: %q", ErrTableExists, name)
 	}
 	id := db.nextTable + 1
 	d := &seriallog.DDL{Op: seriallog.OpCreateTable, Table: id, Name: name}
@@ -36,7 +60,7 @@ func (db *DB) CreateTable(ctx context.Context, name string) (*Table, error) {
 	err := db.m.DDL(d, func(e txnEdit) { putTable(e, id, name) }, nil)
 	if err != nil {
 		db.cache.ForgetTable(id)
-		return nil, fmt.Errorf("saker: create table: %w", err)
+		return nil, err
 	}
 	db.nextTable = id
 	db.mu.Lock()
@@ -49,14 +73,18 @@ func (db *DB) CreateTable(ctx context.Context, name string) (*Table, error) {
 // have written the table; later writers, and handles used by transactions that
 // begin after it, get ErrTableNotFound. Older snapshots still read it.
 func (db *DB) DropTable(ctx context.Context, name string) error {
-	if err := db.mayChange(ctx); err != nil {
-		return fmt.Errorf("saker: drop table: %w", err)
-	}
-	db.ddl.Lock()
-	defer db.ddl.Unlock()
-	t, err := db.Table(name)
+	err := db.change(ctx, func(ctx context.Context) error { return db.dropTable(ctx, name) })
 	if err != nil {
 		return fmt.Errorf("saker: drop table: %w", err)
+	}
+	return nil
+}
+
+// dropTable is DropTable. REQUIRES: db.ddl is held.
+func (db *DB) dropTable(ctx context.Context, name string) error {
+	t, err := db.Table(name)
+	if err != nil {
+		return err
 	}
 	// From here on no transaction begins to write it; those that have, end.
 	t.Dropped.Store(uint64(base.MaxTS))
@@ -64,11 +92,8 @@ func (db *DB) DropTable(ctx context.Context, name string) error {
 		select {
 		case <-ctx.Done():
 			t.Dropped.Store(0)
-			return fmt.Errorf("saker: drop table: %w", ctx.Err())
+			return ctx.Err()
 		case <-time.After(time.Millisecond):
-		}
-		if db.closed.Load() {
-			return fmt.Errorf("saker: drop table: %w", ErrClosed)
 		}
 	}
 	d := &seriallog.DDL{Op: seriallog.OpDropTable, Table: t.ID, Name: name}
@@ -77,7 +102,7 @@ func (db *DB) DropTable(ctx context.Context, name string) error {
 		e.SetMeta(dropName(t.ID), []byte(name))
 	}, func() { t.Dropped.Store(uint64(db.m.Clock()) + 1) })
 	if err != nil {
-		return fmt.Errorf("saker: drop table: %w", err)
+		return err
 	}
 	t.Dropped.Store(uint64(d.TS))
 	t.DropEnd = db.log.End()
@@ -102,8 +127,6 @@ func dropName(id base.TableID) string { return fmt.Sprintf("drop/%d", id) }
 
 func (db *DB) mayChange(ctx context.Context) error {
 	switch {
-	case db.closed.Load():
-		return ErrClosed
 	case db.o.ReadOnly:
 		return ErrReadOnly
 	case ctx.Err() != nil:
@@ -114,10 +137,10 @@ func (db *DB) mayChange(ctx context.Context) error {
 
 // removeDropped removes the data of dropped tables that no snapshot reads.
 func (db *DB) removeDropped(ctx context.Context, pos base.LSN) error {
-	if !db.ddl.TryLock() {
+	if !db.ddl.tryLock() {
 		return nil
 	}
-	defer db.ddl.Unlock()
+	defer db.ddl.unlock()
 	oldest := db.snaps.Horizon().Oldest()
 	keep := db.drops[:0]
 	for _, t := range db.drops {
