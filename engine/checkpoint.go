@@ -54,18 +54,22 @@ func (c *checkpointer) close() {
 // checkpoint has passed, before one is made on their account.
 const maxRetired = 1024
 
-// run makes a checkpoint. The position is taken first, what it relies on is
-// captured afterwards (L6); it is an edit behind those that it vouches for, and
-// the log is let go only when the map is flushed with it.
-func (c *checkpointer) run(ctx context.Context, db *DB) (err error) {
+// run makes a checkpoint and tells of it.
+func (c *checkpointer) run(ctx context.Context, db *DB) error {
 	if err := c.mu.lock(ctx); err != nil {
 		return err
 	}
-	defer c.mu.unlock()
 	start := time.Now()
-	defer func() {
-		db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
-	}()
+	err := c.checkpoint(ctx, db)
+	c.mu.unlock()
+	db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
+	return err
+}
+
+// checkpoint makes a checkpoint. The position is taken first, what it relies on is
+// captured afterwards (L6); it is an edit behind those that it vouches for, and
+// the log is let go only when the map is flushed with it. REQUIRES: c.mu is held.
+func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	if err := db.failed(); err != nil {
 		return err
 	}
@@ -84,8 +88,7 @@ func (c *checkpointer) run(ctx context.Context, db *DB) (err error) {
 	e.NeedSync()
 	e.End()
 	db.temps.SealFull()
-	_, err = db.space.Flush()
-	if err != nil {
+	if _, err := db.space.Flush(); err != nil {
 		db.m.ReturnRetired(retired)
 		return errors.Join(db.failed(), err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"sort"
 	"sync"
@@ -172,6 +173,9 @@ func (db *DB) fail(err error) {
 	wrapped := base.Poisoned(err)
 	if !db.failure.CompareAndSwap(nil, &wrapped) {
 		return
+	}
+	if db.o.Logger != nil {
+		db.o.Logger.Error("store failed", slog.Any("err", wrapped))
 	}
 	if e := db.o.Events; e != nil && e.Failed != nil {
 		e.Failed(wrapped)

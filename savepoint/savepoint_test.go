@@ -76,3 +76,26 @@ func TestStackReleaseMerges(t *testing.T) {
 		t.Fatal("released savepoints remain")
 	}
 }
+
+// At its end the counter stops. It had gone on with each rollback and release, to
+// zero: dead epochs would have come to life, and live ones died.
+func TestStackEndsWithItsCounter(t *testing.T) {
+	s := Stack{now: lastEpoch - 3}
+	var starts []base.Epoch
+	for {
+		start, ok := s.Push(Mark{})
+		if !ok {
+			break
+		}
+		starts = append(starts, start)
+	}
+	if len(starts) != 3 || !s.Full() {
+		t.Fatalf("%d savepoints below the end, full %v", len(starts), s.Full())
+	}
+	for i := len(starts) - 1; i >= 0; i-- {
+		s.Release(starts[i])
+		if s.Now() != lastEpoch || s.Depth() != i {
+			t.Fatalf("epoch %d at depth %d", s.Now(), s.Depth())
+		}
+	}
+}
