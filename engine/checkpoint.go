@@ -22,14 +22,15 @@ func (c *checkpointer) start(db *DB) {
 	c.done.Go(func() {
 		tick := time.NewTicker(200 * time.Millisecond)
 		defer tick.Stop()
-		for {
+		for n := 0; ; n++ {
 			select {
 			case <-c.stop:
 				return
 			case <-c.kick:
 			case <-tick.C:
 			}
-			due := db.m.Owed() > db.o.LogLimit/2 || db.m.Retired() > maxRetired
+			due := db.m.Owed() > db.o.LogLimit/2 || db.m.Retired() > maxRetired ||
+				n%dropTicks == 0 && db.droppable()
 			if due && db.failed() == nil {
 				_ = c.run(context.Background(), db)
 			}
@@ -49,6 +50,10 @@ func (c *checkpointer) close() {
 	close(c.stop)
 	c.done.Wait()
 }
+
+// dropTicks is after how many ticks the checkpointer looks for dropped tables whose
+// data can go: about once a second.
+const dropTicks = 5
 
 // maxRetired is how many decided transactions may stay known only because no
 // checkpoint has passed, before one is made on their account.
@@ -103,7 +108,12 @@ func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	if err := db.forgetOwners(ctx); err != nil {
 		return err
 	}
-	return db.removeDropped(ctx, pos)
+	removed, err := db.removeDropped(ctx, pos)
+	if removed {
+		_, ferr := db.space.Flush() // which unlinks what only they listed
+		err = errors.Join(err, ferr)
+	}
+	return err
 }
 
 // forgetOwners deletes the outcomes of transactions all of whose frames have been

@@ -212,15 +212,15 @@ func (c *collector) unlink(db *DB) error {
 	return nil
 }
 
-// survey walks the leaf map. If many tombstones wait for a checkpoint only, it
-// makes one and walks again.
+// survey walks the leaf map. If many tombstones, or the data of a dropped table,
+// wait for a checkpoint only, it makes one and walks again.
 func (c *collector) survey(ctx context.Context, db *DB, mayCheckpoint bool) (*recordcache.Survey, error) {
 	sv := &recordcache.Survey{
 		Runs: map[base.RunID]recordcache.RunSurvey{}, Horizon: db.snaps.Horizon(), Checkpoint: db.cache.Checkpoint(),
 	}
 	err := c.walk(ctx, db, sv, nil)
 	c.surveys.Add(1)
-	if err == nil && mayCheckpoint && sv.Held > sv.Rows/16 {
+	if err == nil && mayCheckpoint && (sv.Held > sv.Rows/16 || db.droppable()) {
 		if err := db.ckpt.run(ctx, db); err != nil {
 			return nil, err
 		}

@@ -222,3 +222,54 @@ func TestLoggerIsToldOfFailure(t *testing.T) {
 		t.Errorf("logged: %s", out.String())
 	}
 }
+
+// The space of dropped tables comes back: by itself as the store grows, with one
+// checkpoint, with CollectSpace, and on a store at rest. It had come back only with
+// the second checkpoint after the drop, and bulk loads, which hardly write to the
+// log, never led to one.
+func TestSpaceOfDroppedTables(t *testing.T) {
+	o := memOptions()
+	o.ChillThreshold = 64 << 10
+	db := mustOpen(t, o)
+	const perTable = 20000 * 100
+	drop := func(name string) {
+		tb := mustTable(t, db, name)
+		inUpdate(t, db, func(tx *Tx) {
+			for k := range uint64(20000) {
+				check(t, tx.Put(tb, u64(k), value(int(k), 100)))
+			}
+		})
+		check(t, db.DropTable(ctx, name))
+	}
+	for i := range 20 {
+		drop(fmt.Sprint("t", i))
+		if n := db.space.RunBytes(); n > 5*perTable {
+			t.Fatalf("%d KiB in runs after %d tables of %d KiB that were dropped", n>>10, i+1, perTable>>10)
+		}
+	}
+	for name, now := range map[string]func() error{
+		"Checkpoint":   func() error { return db.Checkpoint(ctx) },
+		"CollectSpace": func() error { return db.CollectSpace(ctx) },
+		"at rest": func() error {
+			for end := time.Now().Add(20 * time.Second); db.space.RunBytes() > perTable/10 && time.Now().Before(end); {
+				time.Sleep(10 * time.Millisecond)
+			}
+			return nil
+		},
+	} {
+		drop(name)
+		check(t, now())
+		if n := db.space.RunBytes(); n > perTable/10 {
+			t.Errorf("%s leaves %d KiB in runs", name, n>>10)
+		}
+	}
+	tb := mustTable(t, db, "read")
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "v") })
+	old := mustBegin(t, db, TxOptions{})
+	check(t, db.DropTable(ctx, "read"))
+	check(t, db.Checkpoint(ctx))
+	check(t, db.CollectSpace(ctx))
+	gets(t, old, tb, "k", "v") // whoever reads it keeps it
+	rollback(t, old)
+	mustClose(t, db)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -135,32 +136,63 @@ func (db *DB) mayChange(ctx context.Context) error {
 	return db.failed()
 }
 
-// removeDropped removes the data of dropped tables that no snapshot reads.
-func (db *DB) removeDropped(ctx context.Context, pos base.LSN) error {
+// droppable reports whether a checkpoint would remove the data of a dropped
+// table. False if a change of the catalog is under way.
+func (db *DB) droppable() bool {
 	if !db.ddl.tryLock() {
-		return nil
+		return false
+	}
+	defer db.ddl.unlock()
+	if len(db.drops) == 0 {
+		return false
+	}
+	pos, _ := db.m.Published()
+	oldest := db.snaps.Horizon().Oldest()
+	return slices.ContainsFunc(db.drops, func(t *Table) bool { return removable(t, oldest, pos) })
+}
+
+// removable reports whether nobody reads the dropped table, and whether the drop
+// is below the checkpoint position: recovery must not meet the record of a drop
+// whose mark is gone.
+func removable(t *Table, oldest base.CommitTS, pos base.LSN) bool {
+	return base.CommitTS(t.Dropped.Load()) <= oldest && t.DropEnd <= pos
+}
+
+// removeDropped removes the data of dropped tables that no snapshot reads, and
+// reports whether there was any. Their runs go with the next flush.
+func (db *DB) removeDropped(ctx context.Context, pos base.LSN) (removed bool, err error) {
+	if !db.ddl.tryLock() {
+		return false, nil
 	}
 	defer db.ddl.unlock()
 	oldest := db.snaps.Horizon().Oldest()
-	keep := db.drops[:0]
-	for _, t := range db.drops {
-		// Only what is dropped below the checkpoint position is removed: recovery
-		// must not meet the record of a drop whose mark is gone.
-		if base.CommitTS(t.Dropped.Load()) > oldest || t.DropEnd > pos {
+	var keep []*Table
+	for i, t := range db.drops {
+		if !removable(t, oldest, pos) {
 			keep = append(keep, t)
 			continue
 		}
-		db.cache.ForgetTable(t.ID)
-		if err := db.cache.DropData(ctx, t); err != nil {
-			return err
+		if err := db.removeData(ctx, t); err != nil {
+			db.drops = append(keep, db.drops[i:]...)
+			return removed, err
 		}
-		if err := db.space.ReserveEdits(ctx, 1); err != nil {
-			return err
-		}
-		e := db.space.BeginEdit()
-		e.SetMeta(dropName(t.ID), nil)
-		e.End()
+		removed = true
 	}
 	db.drops = keep
+	return removed, nil
+}
+
+// removeData removes the data of a dropped table, and then the mark of the drop.
+func (db *DB) removeData(ctx context.Context, t *Table) error {
+	db.cache.ForgetTable(t.ID)
+	if err := db.cache.DropData(ctx, t); err != nil {
+		return err
+	}
+	if err := db.space.ReserveEdits(ctx, 1); err != nil {
+		return err
+	}
+	e := db.space.BeginEdit()
+	e.SetMeta(dropName(t.ID), nil)
+	e.End()
 	return nil
 }
