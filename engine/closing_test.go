@@ -23,7 +23,7 @@ func closeDuringEverything(t *testing.T, round int) {
 	db := mustOpen(t, o)
 	tb := mustTable(t, db, "t")
 	inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, 3000, 200) })
-	var created sync.Map
+	var created []string // by one goroutine, read when it has ended
 	calls := map[string]func(i int) error{
 		"create": func(i int) error {
 			if i > 30 {
@@ -32,7 +32,7 @@ func closeDuringEverything(t *testing.T, round int) {
 			name := fmt.Sprint("c", i)
 			_, err := db.CreateTable(ctx, name)
 			if err == nil {
-				created.Store(name, true)
+				created = append(created, name)
 			}
 			return err
 		},
@@ -116,12 +116,11 @@ func closeDuringEverything(t *testing.T, round int) {
 	}
 	all.Wait()
 	db = mustOpen(t, o)
-	created.Range(func(name, _ any) bool {
-		if _, err := db.Table(name.(string)); err != nil {
+	for _, name := range created {
+		if _, err := db.Table(name); err != nil {
 			t.Errorf("round %d: a table that was created is lost: %v", round, err)
 		}
-		return true
-	})
+	}
 	mustClose(t, db)
 	if t.Failed() {
 		t.FailNow()

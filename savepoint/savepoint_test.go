@@ -1,6 +1,7 @@
 package savepoint
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -92,8 +93,8 @@ func TestStackEndsWithItsCounter(t *testing.T) {
 	if len(starts) != 3 || !s.Full() {
 		t.Fatalf("%d savepoints below the end, full %v", len(starts), s.Full())
 	}
-	for i := len(starts) - 1; i >= 0; i-- {
-		s.Release(starts[i])
+	for i, start := range slices.Backward(starts) {
+		s.Release(start)
 		if s.Now() != lastEpoch || s.Depth() != i {
 			t.Fatalf("epoch %d at depth %d", s.Now(), s.Depth())
 		}
