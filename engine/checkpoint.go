@@ -10,7 +10,7 @@ import (
 // checkpointer writes committed rows from memory to runs, so that the log can be
 // reused. One checkpoint runs at a time.
 type checkpointer struct {
-	mu   sync.Mutex // held by a running checkpoint
+	mu   mutex // held by a running checkpoint
 	kick chan struct{}
 	stop chan struct{}
 	done sync.WaitGroup
@@ -23,14 +23,14 @@ func (c *checkpointer) start(db *DB) {
 	c.done.Go(func() {
 		tick := time.NewTicker(200 * time.Millisecond)
 		defer tick.Stop()
-		for {
+		for n := 0; ; n++ {
 			select {
 			case <-c.stop:
 				return
 			case <-c.kick:
 			case <-tick.C:
 			}
-			if c.due(db) && db.failed() == nil {
+			if (c.due(db) || n%dropTicks == 0 && db.droppable()) && db.failed() == nil {
 				_ = c.run(context.Background(), db)
 			}
 		}
@@ -61,6 +61,10 @@ func (c *checkpointer) close() {
 	c.done.Wait()
 }
 
+// dropTicks is after how many ticks the checkpointer looks for dropped tables whose
+// data can go: about once a second.
+const dropTicks = 5
+
 // maxRetired is how many decided transactions may stay known only because no
 // checkpoint has passed, before one is made on their account.
 const maxRetired = 1024
@@ -69,16 +73,22 @@ const maxRetired = 1024
 // before one is made on their account.
 const maxPassed = 8
 
-// run makes a checkpoint. The position is taken first, what it relies on is
-// captured afterwards (L6); it is an edit behind those that it vouches for, and
-// the log is let go only when the map is flushed with it.
-func (c *checkpointer) run(ctx context.Context, db *DB) (err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// run makes a checkpoint and tells of it.
+func (c *checkpointer) run(ctx context.Context, db *DB) error {
+	if err := c.mu.lock(ctx); err != nil {
+		return err
+	}
 	start := time.Now()
-	defer func() {
-		db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
-	}()
+	err := c.checkpoint(ctx, db)
+	c.mu.unlock()
+	db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
+	return err
+}
+
+// checkpoint makes a checkpoint. The position is taken first, what it relies on is
+// captured afterwards (L6); it is an edit behind those that it vouches for, and
+// the log is let go only when the map is flushed with it. REQUIRES: c.mu is held.
+func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	if err := db.failed(); err != nil {
 		return err
 	}
@@ -97,8 +107,7 @@ func (c *checkpointer) run(ctx context.Context, db *DB) (err error) {
 	e.NeedSync()
 	e.End()
 	db.temps.SealFull()
-	_, err = db.space.Flush()
-	if err != nil {
+	if _, err := db.space.Flush(); err != nil {
 		db.m.ReturnRetired(retired)
 		return errors.Join(db.failed(), err)
 	}
@@ -113,7 +122,12 @@ func (c *checkpointer) run(ctx context.Context, db *DB) (err error) {
 	if err := db.forgetOwners(ctx); err != nil {
 		return err
 	}
-	return db.removeDropped(ctx, pos)
+	removed, err := db.removeDropped(ctx, pos)
+	if removed {
+		_, ferr := db.space.Flush() // which unlinks what only they listed
+		err = errors.Join(err, ferr)
+	}
+	return err
 }
 
 // forgetOwners deletes the outcomes of transactions all of whose frames have been

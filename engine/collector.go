@@ -41,7 +41,7 @@ import (
 //     achieved: what snapshots or live transactions pin stops no writer. A pass
 //     ends: it has so many batches at most, and each must remove a run.
 type collector struct {
-	mu     sync.Mutex // held by a running pass
+	mu     mutex // held by a running pass
 	kick   chan struct{}
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -146,8 +146,10 @@ func (c *collector) open(db *DB, rows int64) {
 
 // run is one pass: survey and batches, until little is dead or nothing helps.
 func (c *collector) run(ctx context.Context, db *DB) (err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.mu.lock(ctx); err != nil {
+		return err
+	}
+	defer c.mu.unlock()
 	var sv *recordcache.Survey
 	defer func() {
 		rows := int64(0)
@@ -210,15 +212,15 @@ func (c *collector) unlink(db *DB) error {
 	return nil
 }
 
-// survey walks the leaf map. If many tombstones wait for a checkpoint only, it
-// makes one and walks again.
+// survey walks the leaf map. If many tombstones, or the data of a dropped table,
+// wait for a checkpoint only, it makes one and walks again.
 func (c *collector) survey(ctx context.Context, db *DB, mayCheckpoint bool) (*recordcache.Survey, error) {
 	sv := &recordcache.Survey{
 		Runs: map[base.RunID]recordcache.RunSurvey{}, Horizon: db.snaps.Horizon(), Checkpoint: db.cache.Checkpoint(),
 	}
 	err := c.walk(ctx, db, sv, nil)
 	c.surveys.Add(1)
-	if err == nil && mayCheckpoint && sv.Held > sv.Rows/16 {
+	if err == nil && mayCheckpoint && (sv.Held > sv.Rows/16 || db.droppable()) {
 		if err := db.ckpt.run(ctx, db); err != nil {
 			return nil, err
 		}
@@ -346,11 +348,13 @@ func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
 // no snapshot reads them. It happens by itself as the store grows; this is for
 // whoever wants it now. A checkpoint beforehand makes deletions count.
 func (db *DB) CollectSpace(ctx context.Context) error {
-	if db.closed.Load() {
-		return ErrClosed
+	ctx, leave, err := db.gate.enter(ctx)
+	if err != nil {
+		return err
 	}
+	defer leave()
 	if db.o.ReadOnly {
 		return ErrReadOnly
 	}
-	return errors.Join(db.failed(), db.collect.run(ctx, db))
+	return errors.Join(db.failed(), ended(ctx, db.collect.run(ctx, db)))
 }

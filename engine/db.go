@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"sort"
 	"sync"
@@ -48,7 +49,7 @@ type DB struct {
 	}
 	failure atomic.Pointer[error]
 
-	ddl       sync.Mutex // serialises changes of the catalog
+	ddl       mutex // serialises changes of the catalog
 	mu        sync.RWMutex
 	tables    map[string]*Table // guarded by mu
 	nextTable base.TableID      // guarded by ddl
@@ -60,7 +61,7 @@ type DB struct {
 	collect collector
 	syncer  syncer
 	closed  atomic.Bool
-	gate    gate // of Checkpoint, Verify and Backup, which Close ends
+	gate    gate // of whatever is no transaction: Close ends it and waits for it
 }
 
 // Open opens the store in dir, and makes it if there is none. Nil options are
@@ -70,7 +71,10 @@ func Open(dir string, opts *Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("saker: open: %w", err)
 	}
-	db := &DB{o: o, dir: dir, tables: make(map[string]*Table), reg: &versionchain.Registry{}, snaps: &txn.Snapshots{}}
+	db := &DB{
+		o: o, dir: dir, tables: make(map[string]*Table), reg: &versionchain.Registry{}, snaps: &txn.Snapshots{},
+		ddl: newMutex(), ckpt: checkpointer{mu: newMutex()}, collect: collector{mu: newMutex()},
+	}
 	if err := db.open(); err != nil {
 		_ = db.release() // the first error is the one to tell
 		return nil, fmt.Errorf("saker: open %s: %w", dir, base.DiskFull(err))
@@ -155,12 +159,12 @@ func (db *DB) start() error {
 	}, db.snaps, last, pos)
 	m.Store(db.m)
 	db.m.HoldSegments(pos, db.recoveredPins)
+	if !db.o.ReadOnly {
+		db.collect.start(db) // before the checkpointer, which asks whether it is there
+	}
 	db.ckpt.start(db)
 	tick := time.NewTicker(db.o.SyncInterval)
 	db.syncer.start(db, tick.C, tick.Stop, nil)
-	if !db.o.ReadOnly {
-		db.collect.start(db)
-	}
 	return nil
 }
 
@@ -169,6 +173,9 @@ func (db *DB) fail(err error) {
 	wrapped := base.Poisoned(err)
 	if !db.failure.CompareAndSwap(nil, &wrapped) {
 		return
+	}
+	if db.o.Logger != nil {
+		db.o.Logger.Error("store failed", slog.Any("err", wrapped))
 	}
 	if e := db.o.Events; e != nil && e.Failed != nil {
 		e.Failed(wrapped)
@@ -220,9 +227,10 @@ func (db *DB) syncReplayed() error {
 	return nil
 }
 
-// Close ends running backups and verifications with ErrClosed, rolls back open
-// transactions, makes everything durable and closes the store. ErrClosed when it
-// was closed before.
+// Close rolls back open transactions, makes everything durable and closes the
+// store. What else is under way (backups, verifications, checkpoints, changes of
+// tables) ends, with ErrClosed if it was not finished. ErrClosed when the store was
+// closed before.
 func (db *DB) Close() error {
 	if db.closed.Swap(true) {
 		return ErrClosed
@@ -312,9 +320,11 @@ func (db *DB) updateOnce(ctx context.Context, fn func(*Tx) error) error {
 
 // Sync makes everything committed so far durable, NoSync transactions included.
 func (db *DB) Sync() error {
-	if db.closed.Load() {
-		return ErrClosed
+	_, leave, err := db.gate.enter(context.Background())
+	if err != nil {
+		return err
 	}
+	defer leave()
 	if err := db.log.Sync(db.log.End()); err != nil {
 		return errors.Join(db.failed(), err)
 	}

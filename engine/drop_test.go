@@ -35,8 +35,9 @@ func TestNameUsedAgainDuringCheckpoint(t *testing.T) {
 	check(t, db.DropTable(ctx, "t"))
 	tb := mustTable(t, db, "t")
 	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "v") })
-	check(t, db.removeDropped(ctx, db.log.End())) // the end of a checkpoint that began before all this
-	_, err := db.space.Flush()
+	_, err := db.removeDropped(ctx, db.log.End()) // the end of a checkpoint that began before all this
+	check(t, err)
+	_, err = db.space.Flush()
 	check(t, err)
 	db2 := mustOpen(t, crashed(o, 0))
 	tb2, err := db2.Table("t")

@@ -68,5 +68,6 @@ const (
 	MaxValueSize = base.MaxValueSize
 )
 
-// IsRetryable reports whether running the whole transaction again may succeed.
+// IsRetryable reports whether running the whole transaction again may succeed. It
+// may not if the context has ended.
 func IsRetryable(err error) bool { return base.IsRetryable(err) }

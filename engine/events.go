@@ -8,7 +8,8 @@ import (
 )
 
 // EventListener is told what happens inside a store. Every function is optional,
-// must be quick, and may be called from any goroutine, with no lock held.
+// must be quick, and may be called from any goroutine. It may call Metrics, Tables
+// and Table; anything else might wait for the work that its caller is doing.
 type EventListener struct {
 	// LowMemory: the low-memory flag rose (true) or fell.
 	LowMemory func(low bool)

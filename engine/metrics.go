@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"strings"
 )
@@ -48,11 +49,13 @@ type Metrics struct {
 	MapBytes         uint64 // of the leaf map
 }
 
-// Metrics returns the figures of the moment.
+// Metrics returns the figures of the moment; all zero when the store is closed.
 func (db *DB) Metrics() Metrics {
-	if db.closed.Load() {
+	_, leave, err := db.gate.enter(context.Background())
+	if err != nil {
 		return Metrics{}
 	}
+	defer leave()
 	st, sp, lg := &db.cache.Stats, db.space.Stats(), db.log.Stats()
 	return Metrics{
 		RecordMemoryCap: db.arena.Cap(), RecordMemoryUsed: db.arena.Reserved(), RecordMemoryPeak: db.arena.Peak(),

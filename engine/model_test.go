@@ -406,6 +406,7 @@ func (m *model) cursorWalk(x *mtx, t *mtable) {
 	c := x.tx.Cursor(t.h, Range{From: from, To: to})
 	defer func() { _ = c.Close() }()
 	at, on := "", false // the model's position
+	var behind string   // if not on a row: the move that went past the last one in its direction
 	steps := rapid.IntRange(1, 12).Draw(m.t, "moves")
 	for range steps {
 		keys, vals := x.view(t, from, to)
@@ -429,9 +430,6 @@ func (m *model) cursorWalk(x *mtx, t *mtable) {
 				i--
 			}
 		case "next", "prev":
-			if !on {
-				continue
-			}
 			i = sort.SearchStrings(keys, at)
 			if move == "prev" {
 				ok = c.Prev()
@@ -441,6 +439,15 @@ func (m *model) cursorWalk(x *mtx, t *mtable) {
 				if i < len(keys) && keys[i] == at {
 					i++
 				}
+			}
+			switch {
+			case on:
+			case behind == move:
+				i = -1
+			case move == "next":
+				i = 0
+			default:
+				i = len(keys) - 1
 			}
 		case "write":
 			m.randomWrite(x, t)
@@ -454,6 +461,10 @@ func (m *model) cursorWalk(x *mtx, t *mtable) {
 				m.fatalf("tx %d: cursor %s from %.20q: %.20q=%.40q, want %.20q=%.40q", x.id, move, at, c.Key(), c.Value(), keys[i], vals[i])
 			}
 			at = keys[i]
+		}
+		behind = "next"
+		if move == "last" || move == "before" || move == "prev" {
+			behind = "prev"
 		}
 	}
 }
@@ -604,7 +615,7 @@ func (m *model) rows(x *mtx, t *mtable, op string) {
 func (m *model) savepoints(x *mtx, op string) {
 	m.note("tx %d: %s, depth %d", x.id, op, len(x.sps))
 	if op == "savepoint" {
-		if len(x.sps) < 6 {
+		if len(x.sps) < 40 {
 			sp, err := x.tx.Savepoint()
 			if err != nil {
 				m.fatalf("savepoint: %v", err)

@@ -18,7 +18,7 @@ func TestLogBackPressure(t *testing.T) {
 	put(t, older, tb, "older", "1")
 	put(t, second, tb, "second", "1")
 
-	db.ckpt.mu.Lock() // no checkpoint passes
+	check(t, db.ckpt.mu.lock(ctx)) // no checkpoint passes
 	fill := mustBegin(t, db, TxOptions{})
 	for i := 0; db.log.SinceCheckpoint() <= o.LogLimit; i++ {
 		put(t, fill, tb, fmt.Sprintf("f%06d", i), string(value(i, 1000)))
@@ -46,7 +46,7 @@ func TestLogBackPressure(t *testing.T) {
 
 	done := make(chan error)
 	go func() { done <- first() }()
-	db.ckpt.mu.Unlock()
+	db.ckpt.mu.unlock()
 	check(t, db.Checkpoint(ctx))
 	check(t, <-done)
 	commit(t, late)

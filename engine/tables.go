@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -15,20 +16,44 @@ const maxTableName = 255
 
 // CreateTable creates an empty table; it exists durably when the call returns.
 // ErrTableExists, ErrInvalidName.
-func (db *DB) CreateTable(ctx context.Context, name string) (*Table, error) {
-	if err := db.mayChange(ctx); err != nil {
+func (db *DB) CreateTable(ctx context.Context, name string) (t *Table, err error) {
+	err = db.change(ctx, func(context.Context) error {
+		t, err = db.createTable(name)
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("saker: create table: %w", err)
 	}
-	if name == "" || len(name) > maxTableName {
-		return nil, fmt.Errorf("saker: create table: %w: %d bytes", ErrInvalidName, len(name))
+	return t, nil
+}
+
+// change runs one change of the catalog, when it is its turn.
+func (db *DB) change(ctx context.Context, fn func(context.Context) error) error {
+	ctx, leave, err := db.gate.enter(ctx)
+	if err != nil {
+		return err
 	}
-	db.ddl.Lock()
-	defer db.ddl.Unlock()
+	defer leave()
+	if err := db.mayChange(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	if err := db.ddl.lock(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	defer db.ddl.unlock()
+	return ended(ctx, fn(ctx))
+}
+
+// createTable is CreateTable. REQUIRES: db.ddl is held.
+func (db *DB) createTable(name string) (*Table, error) {
+	if name == "" || len(name) > maxTableName {
+		return nil, fmt.Errorf("%w: %d bytes", ErrInvalidName, len(name))
+	}
 	db.mu.RLock()
 	_, exists := db.tables[name]
 	db.mu.RUnlock()
 	if exists {
-		return nil, fmt.Errorf("saker: create table: %w: %q", ErrTableExists, name)
+		return nil, fmt.Errorf("%w: %q", ErrTableExists, name)
 	}
 	id := db.nextTable + 1
 	d := &seriallog.DDL{Op: seriallog.OpCreateTable, Table: id, Name: name}
@@ -36,7 +61,7 @@ func (db *DB) CreateTable(ctx context.Context, name string) (*Table, error) {
 	err := db.m.DDL(d, func(e txnEdit) { putTable(e, id, name) }, nil)
 	if err != nil {
 		db.cache.ForgetTable(id)
-		return nil, fmt.Errorf("saker: create table: %w", err)
+		return nil, err
 	}
 	db.nextTable = id
 	db.mu.Lock()
@@ -49,14 +74,18 @@ func (db *DB) CreateTable(ctx context.Context, name string) (*Table, error) {
 // have written the table; later writers, and handles used by transactions that
 // begin after it, get ErrTableNotFound. Older snapshots still read it.
 func (db *DB) DropTable(ctx context.Context, name string) error {
-	if err := db.mayChange(ctx); err != nil {
-		return fmt.Errorf("saker: drop table: %w", err)
-	}
-	db.ddl.Lock()
-	defer db.ddl.Unlock()
-	t, err := db.Table(name)
+	err := db.change(ctx, func(ctx context.Context) error { return db.dropTable(ctx, name) })
 	if err != nil {
 		return fmt.Errorf("saker: drop table: %w", err)
+	}
+	return nil
+}
+
+// dropTable is DropTable. REQUIRES: db.ddl is held.
+func (db *DB) dropTable(ctx context.Context, name string) error {
+	t, err := db.Table(name)
+	if err != nil {
+		return err
 	}
 	// From here on no transaction begins to write it; those that have, end.
 	t.Dropped.Store(uint64(base.MaxTS))
@@ -64,11 +93,8 @@ func (db *DB) DropTable(ctx context.Context, name string) error {
 		select {
 		case <-ctx.Done():
 			t.Dropped.Store(0)
-			return fmt.Errorf("saker: drop table: %w", ctx.Err())
+			return ctx.Err()
 		case <-time.After(time.Millisecond):
-		}
-		if db.closed.Load() {
-			return fmt.Errorf("saker: drop table: %w", ErrClosed)
 		}
 	}
 	d := &seriallog.DDL{Op: seriallog.OpDropTable, Table: t.ID, Name: name}
@@ -77,7 +103,7 @@ func (db *DB) DropTable(ctx context.Context, name string) error {
 		e.SetMeta(dropName(t.ID), []byte(name))
 	}, func() { t.Dropped.Store(uint64(db.m.Clock()) + 1) })
 	if err != nil {
-		return fmt.Errorf("saker: drop table: %w", err)
+		return err
 	}
 	t.Dropped.Store(uint64(d.TS))
 	t.DropEnd = db.log.End()
@@ -102,8 +128,6 @@ func dropName(id base.TableID) string { return fmt.Sprintf("drop/%d", id) }
 
 func (db *DB) mayChange(ctx context.Context) error {
 	switch {
-	case db.closed.Load():
-		return ErrClosed
 	case db.o.ReadOnly:
 		return ErrReadOnly
 	case ctx.Err() != nil:
@@ -112,32 +136,63 @@ func (db *DB) mayChange(ctx context.Context) error {
 	return db.failed()
 }
 
-// removeDropped removes the data of dropped tables that no snapshot reads.
-func (db *DB) removeDropped(ctx context.Context, pos base.LSN) error {
-	if !db.ddl.TryLock() {
-		return nil
+// droppable reports whether a checkpoint would remove the data of a dropped
+// table. False if a change of the catalog is under way.
+func (db *DB) droppable() bool {
+	if !db.ddl.tryLock() {
+		return false
 	}
-	defer db.ddl.Unlock()
+	defer db.ddl.unlock()
+	if len(db.drops) == 0 {
+		return false
+	}
+	pos, _ := db.m.Published()
 	oldest := db.snaps.Horizon().Oldest()
-	keep := db.drops[:0]
-	for _, t := range db.drops {
-		// Only what is dropped below the checkpoint position is removed: recovery
-		// must not meet the record of a drop whose mark is gone.
-		if base.CommitTS(t.Dropped.Load()) > oldest || t.DropEnd > pos {
+	return slices.ContainsFunc(db.drops, func(t *Table) bool { return removable(t, oldest, pos) })
+}
+
+// removable reports whether nobody reads the dropped table, and whether the drop
+// is below the checkpoint position: recovery must not meet the record of a drop
+// whose mark is gone.
+func removable(t *Table, oldest base.CommitTS, pos base.LSN) bool {
+	return base.CommitTS(t.Dropped.Load()) <= oldest && t.DropEnd <= pos
+}
+
+// removeDropped removes the data of dropped tables that no snapshot reads, and
+// reports whether there was any. Their runs go with the next flush.
+func (db *DB) removeDropped(ctx context.Context, pos base.LSN) (removed bool, err error) {
+	if !db.ddl.tryLock() {
+		return false, nil
+	}
+	defer db.ddl.unlock()
+	oldest := db.snaps.Horizon().Oldest()
+	var keep []*Table
+	for i, t := range db.drops {
+		if !removable(t, oldest, pos) {
 			keep = append(keep, t)
 			continue
 		}
-		db.cache.ForgetTable(t.ID)
-		if err := db.cache.DropData(ctx, t); err != nil {
-			return err
+		if err := db.removeData(ctx, t); err != nil {
+			db.drops = append(keep, db.drops[i:]...)
+			return removed, err
 		}
-		if err := db.space.ReserveEdits(ctx, 1); err != nil {
-			return err
-		}
-		e := db.space.BeginEdit()
-		e.SetMeta(dropName(t.ID), nil)
-		e.End()
+		removed = true
 	}
 	db.drops = keep
+	return removed, nil
+}
+
+// removeData removes the data of a dropped table, and then the mark of the drop.
+func (db *DB) removeData(ctx context.Context, t *Table) error {
+	db.cache.ForgetTable(t.ID)
+	if err := db.cache.DropData(ctx, t); err != nil {
+		return err
+	}
+	if err := db.space.ReserveEdits(ctx, 1); err != nil {
+		return err
+	}
+	e := db.space.BeginEdit()
+	e.SetMeta(dropName(t.ID), nil)
+	e.End()
 	return nil
 }

@@ -101,14 +101,14 @@ func dropped(id base.TableID, meta map[string][]byte) bool {
 // whoever makes a leaf present charges it before it can be found. Otherwise it is
 // left for another time.
 func (db *DB) verifyAccounts(report func(error)) {
-	if !db.collect.mu.TryLock() { // before ckpt.mu, as in a pass
+	if !db.collect.mu.tryLock() { // before ckpt.mu, as in a pass
 		return
 	}
-	defer db.collect.mu.Unlock()
-	if !db.ckpt.mu.TryLock() {
+	defer db.collect.mu.unlock()
+	if !db.ckpt.mu.tryLock() {
 		return
 	}
-	defer db.ckpt.mu.Unlock()
+	defer db.ckpt.mu.unlock()
 	db.scav.Quiet(func() {
 		if err := db.account(); err != nil {
 			report(err)

@@ -369,9 +369,9 @@ func TestVerifyAccounts(t *testing.T) {
 	}
 	// The space collector charges a leaf before it is found: whenever it was between
 	// the two, the accounts were said to be wrong.
-	s.db.collect.mu.Lock()
+	check(s.t, s.db.collect.mu.lock(ctx))
 	check(t, s.db.Verify(ctx))
-	s.db.collect.mu.Unlock()
+	s.db.collect.mu.unlock()
 	s.db.arena.Uncharge(64)
 	b := s.db.arena.Alloc(1024)
 	if err := s.db.Verify(ctx); err == nil || !strings.Contains(err.Error(), "M1") {

@@ -54,6 +54,13 @@ type Stack struct {
 	marks []Mark
 }
 
+// lastEpoch is where the counter ends: greater numbers mean something else.
+const lastEpoch = ^base.Epoch(0) - 2
+
+// Full reports whether the counter is used up: there is neither a savepoint nor a
+// rollback to one any more. It never starts again, for dead epochs stay dead.
+func (s *Stack) Full() bool { return s.now >= lastEpoch }
+
 // Now returns the current epoch, which new versions carry.
 func (s *Stack) Now() base.Epoch { return s.now }
 
@@ -68,7 +75,7 @@ func (s *Stack) Stretch() base.Epoch {
 // Push begins a savepoint and returns its start epoch, which names it. It
 // returns false when the counter is used up.
 func (s *Stack) Push(m Mark) (base.Epoch, bool) {
-	if s.now >= ^base.Epoch(0)-2 {
+	if s.Full() {
 		return 0, false
 	}
 	s.now++
@@ -87,7 +94,7 @@ func (s *Stack) Find(start base.Epoch) (Mark, bool) {
 }
 
 // RollbackTo drops the savepoints inside start, keeps start itself and returns
-// the epochs that are now dead. REQUIRES: Find(start) succeeded.
+// the epochs that are now dead. REQUIRES: Find(start) succeeded, and not Full.
 func (s *Stack) RollbackTo(start base.Epoch) base.EpochRange {
 	s.marks = s.marks[:s.index(start)+1]
 	dead := base.EpochRange{From: start, To: s.now}
@@ -99,7 +106,9 @@ func (s *Stack) RollbackTo(start base.Epoch) base.EpochRange {
 // the stretch around them. REQUIRES: Find(start) succeeded.
 func (s *Stack) Release(start base.Epoch) {
 	s.marks = s.marks[:s.index(start)]
-	s.now++
+	if !s.Full() {
+		s.now++ // what is written from here on is told from what was before
+	}
 }
 
 // Reset makes the stack that of a new transaction.

@@ -1,6 +1,7 @@
 package savepoint
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -74,5 +75,28 @@ func TestStackReleaseMerges(t *testing.T) {
 	s.Release(a)
 	if s.Stretch() != 0 || len(s.marks) != 0 {
 		t.Fatal("released savepoints remain")
+	}
+}
+
+// At its end the counter stops. It had gone on with each rollback and release, to
+// zero: dead epochs would have come to life, and live ones died.
+func TestStackEndsWithItsCounter(t *testing.T) {
+	s := Stack{now: lastEpoch - 3}
+	var starts []base.Epoch
+	for {
+		start, ok := s.Push(Mark{})
+		if !ok {
+			break
+		}
+		starts = append(starts, start)
+	}
+	if len(starts) != 3 || !s.Full() {
+		t.Fatalf("%d savepoints below the end, full %v", len(starts), s.Full())
+	}
+	for i, start := range slices.Backward(starts) {
+		s.Release(start)
+		if s.Now() != lastEpoch || len(s.marks) != i {
+			t.Fatalf("epoch %d at depth %d", s.Now(), len(s.marks))
+		}
 	}
 }

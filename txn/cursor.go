@@ -58,7 +58,7 @@ type Cursor struct {
 	key     []byte // position, a copy
 	err     error
 	closed  bool
-	ended   bool // it moved past the last row in its direction
+	ended   bool // it moved past the last row in its direction, or its range has none
 	index   int  // in tx.cursors
 }
 
@@ -67,7 +67,7 @@ func (tx *Tx) Cursor(t *recordcache.Table, r Range) *Cursor {
 	c := &Cursor{tx: tx, t: t, from: bytes.Clone(r.From), to: bytes.Clone(r.To)}
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if tx.ended == nil {
+	if tx.alive() == nil {
 		c.index = len(tx.cursors)
 		tx.cursors = append(tx.cursors, c)
 	}
@@ -89,9 +89,12 @@ func (c *Cursor) Seek(key []byte) bool {
 	return c.begin(from, c.to, false)
 }
 
-// SeekBefore moves to the last row whose key is below key.
+// SeekBefore moves to the last row whose key is below key; none is below nil.
 func (c *Cursor) SeekBefore(key []byte) bool {
 	to := key
+	if to == nil {
+		to = []byte{}
+	}
 	if c.to != nil && bytes.Compare(c.to, to) < 0 {
 		to = c.to
 	}
@@ -102,14 +105,13 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	tx := c.tx
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	c.valid = false
+	c.valid, c.ended, c.reverse = false, true, reverse
 	if !c.usable() {
 		return false
 	}
 	if to != nil && bytes.Compare(from, to) >= 0 {
 		return false
 	}
-	c.reverse = reverse
 	c.it.Reset(c.t, &tx.w.Reader, &c.sc, from, to, reverse)
 	c.seen = tx.writes
 	return c.step()
@@ -138,17 +140,19 @@ func (c *Cursor) step() bool {
 }
 
 // Next moves to the next row in ascending order. On a cursor that was not
-// positioned it is First.
+// positioned, or is before its first row, it is First; behind the last row it
+// stays there.
 func (c *Cursor) Next() bool { return c.move(false) }
 
 // Prev moves to the next row in descending order. On a cursor that was not
-// positioned it is Last.
+// positioned, or is behind its last row, it is Last; before the first row it stays
+// there.
 func (c *Cursor) Prev() bool { return c.move(true) }
 
 func (c *Cursor) move(reverse bool) bool {
 	tx := c.tx
 	tx.mu.Lock()
-	if c.valid && c.reverse == reverse && tx.ended == nil && c.seen == tx.writes && c.err == nil {
+	if c.valid && c.reverse == reverse && tx.alive() == nil && c.seen == tx.writes && c.err == nil {
 		ok := c.step()
 		tx.mu.Unlock()
 		return ok
@@ -201,7 +205,7 @@ func (c *Cursor) Close() error {
 func (c *Cursor) close() {
 	c.tx.mu.Lock()
 	defer c.tx.mu.Unlock()
-	if c.tx.ended == nil {
+	if c.tx.alive() == nil {
 		c.forget()
 	}
 	c.valid, c.closed = false, true

@@ -15,8 +15,8 @@ import (
 func (tx *Tx) Commit() error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if tx.ended != nil {
-		return tx.ended
+	if err := tx.alive(); err != nil {
+		return err
 	}
 	tx.ended = base.ErrTxDone
 	defer tx.m.leave(tx)
@@ -189,8 +189,8 @@ func (tx *Tx) Rollback() error { return tx.end(base.ErrTxDone) }
 func (tx *Tx) end(reason error) error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if tx.ended != nil {
-		return tx.ended
+	if err := tx.alive(); err != nil {
+		return err
 	}
 	tx.ended = reason
 	defer tx.m.leave(tx)

@@ -172,7 +172,7 @@ func (m *Manager) Unburden(all bool) bool {
 // unburden is Unburden for one transaction. An error is the log's, which has
 // poisoned the store. REQUIRES: tx.mu is held.
 func (tx *Tx) unburden(all bool) bool {
-	if tx.ended != nil || tx.state == nil {
+	if tx.alive() != nil {
 		return false
 	}
 	had := tx.charged

@@ -76,8 +76,8 @@ type Tx struct {
 	// another transaction: Close takes it to end the transaction, the scavenger to
 	// take the buffers of one that is idle or waits (M6).
 	mu     sync.Mutex
-	ended  error // ErrTxDone or ErrClosed once it has ended
-	*state       // nil once it has ended
+	ended  error // ErrTxDone or ErrClosed once it has ended, or begins to
+	*state       // nil once it has ended, and of a Tx that Begin did not make
 }
 
 // state is what a transaction needs while it is open. It is used again by a
@@ -142,10 +142,22 @@ const (
 	freeBytes = 2 << 10
 )
 
+// alive returns nil, or why the transaction can do nothing any more.
+// REQUIRES: tx.mu is held.
+func (tx *Tx) alive() error {
+	if tx.state != nil {
+		return nil
+	}
+	if tx.ended == nil {
+		return base.ErrTxDone // a zero Tx
+	}
+	return tx.ended
+}
+
 // enter begins a method. REQUIRES: tx.mu is held.
 func (tx *Tx) enter(t *recordcache.Table) error {
-	if tx.ended != nil {
-		return tx.ended
+	if err := tx.alive(); err != nil {
+		return err
 	}
 	if t == nil || !t.Of(tx.m.Cache) {
 		return base.ErrTableNotFound
@@ -348,8 +360,8 @@ func (tx *Tx) parked(wait func() error) error {
 	tx.mu.Unlock()
 	err := wait()
 	tx.mu.Lock()
-	if tx.ended != nil {
-		return tx.ended
+	if gone := tx.alive(); gone != nil {
+		return gone
 	}
 	return err
 }
@@ -523,12 +535,15 @@ func (m *Manager) Track(id base.TxnID, first base.LSN, seg uint64) {
 	m.Log.Unpin(seg)
 }
 
+// errEpochs ends the savepoints of a transaction, after four billion of them.
+var errEpochs = fmt.Errorf("saker: savepoint: too many in one transaction: %w", base.ErrNotSupported)
+
 // Savepoint begins a savepoint.
 func (tx *Tx) Savepoint() (Savepoint, error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if tx.ended != nil {
-		return Savepoint{}, tx.ended
+	if err := tx.alive(); err != nil {
+		return Savepoint{}, err
 	}
 	mark := savepoint.Mark{Refs: len(tx.refs)}
 	if tx.out != nil {
@@ -538,7 +553,7 @@ func (tx *Tx) Savepoint() (Savepoint, error) {
 	defer tx.spMu.Unlock()
 	start, ok := tx.sp.Push(mark)
 	if !ok {
-		return Savepoint{}, fmt.Errorf("saker: savepoint: too many in one transaction: %w", base.ErrNotSupported)
+		return Savepoint{}, errEpochs
 	}
 	tx.setStretch()
 	return Savepoint{tx: tx, start: start}, nil
@@ -551,12 +566,15 @@ func (tx *Tx) setStretch() { tx.w.Epoch, tx.w.Stretch = tx.sp.Now(), tx.sp.Stret
 func (tx *Tx) RollbackTo(sp Savepoint) error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if tx.ended != nil {
-		return tx.ended
+	if err := tx.alive(); err != nil {
+		return err
 	}
 	mark, ok := tx.sp.Find(sp.start)
 	if sp.tx != tx || !ok {
 		return base.ErrSavepointNotFound
+	}
+	if tx.sp.Full() {
+		return errEpochs
 	}
 	tx.spMu.Lock()
 	dead := tx.sp.RollbackTo(sp.start)
@@ -611,8 +629,8 @@ func (tx *Tx) truncateRedo(mark savepoint.Mark) {
 func (tx *Tx) Release(sp Savepoint) error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if tx.ended != nil {
-		return tx.ended
+	if err := tx.alive(); err != nil {
+		return err
 	}
 	if _, ok := tx.sp.Find(sp.start); sp.tx != tx || !ok {
 		return base.ErrSavepointNotFound

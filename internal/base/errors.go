@@ -1,6 +1,7 @@
 package base
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
@@ -109,7 +110,10 @@ func (e *CorruptionError) Error() string {
 }
 
 // IsRetryable reports whether running the whole transaction again may succeed:
-// the error is a conflict or a deadlock.
+// the error is a conflict or a deadlock, and no context has ended.
 func IsRetryable(err error) bool {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
 	return errors.Is(err, ErrConflict) || errors.Is(err, ErrDeadlock)
 }
