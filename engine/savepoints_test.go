@@ -2,12 +2,14 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
@@ -265,4 +267,51 @@ func deepSavepoints(t *rapid.T, threshold int64) {
 	x.tb = mustTableOf(t, x.db)
 	inView(t, x.db, x.compare)
 	checkStore(t, x.db)
+}
+
+// Large values of one record, one in each of many live savepoints, make a list that
+// cannot be cut. When it and one more were more than record memory, the writer
+// brought the leaf back, the scavenger took it away to make room, and so on for
+// ever. There is an end: an error that leaves the transaction as before.
+func TestLargeValuesInSavepointsOfOneRecord(t *testing.T) {
+	o := tinyOptions()
+	o.ChillThreshold = 1 << 30
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	key := []byte(strings.Repeat("k", MaxKeySize))
+	c, cancel := context.WithTimeout(ctx, time.Minute) // against hanging
+	defer cancel()
+	tx, err := db.Begin(c, TxOptions{})
+	check(t, err)
+	var marks []Savepoint
+	for i := 0; err == nil; i++ {
+		sp, serr := tx.Savepoint()
+		check(t, serr)
+		marks = append(marks, sp)
+		if err = tx.Put(tb, key, value(i, 40000)); i%10 == 9 {
+			evictAll(t, db)
+		}
+	}
+	if !errors.Is(err, ErrRecordMemory) || len(marks) < 10 {
+		t.Fatalf("after %d values: %v", len(marks), err)
+	}
+	n := len(marks) - 2 // the last that was written
+	got, err := tx.Get(tb, key)
+	check(t, err)
+	if !bytes.Equal(got, value(n, 40000)) {
+		t.Fatalf("the record is not as the statement before left it")
+	}
+	check(t, tx.RollbackTo(marks[5]))
+	if got, err = tx.Get(tb, key); err != nil || !bytes.Equal(got, value(4, 40000)) {
+		t.Fatalf("after rollback: %d bytes, %v", len(got), err)
+	}
+	check(t, tx.Put(tb, key, value(1000, 40000)))
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "other", "x") })
+	commit(t, tx)
+	inView(t, db, func(tx *Tx) {
+		if got, err := tx.Get(tb, key); err != nil || !bytes.Equal(got, value(1000, 40000)) {
+			t.Errorf("after commit: %d bytes, %v", len(got), err)
+		}
+	})
+	mustClose(t, db)
 }

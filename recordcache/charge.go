@@ -19,7 +19,9 @@ import (
 //     step (bring), and writes under the lock that it has held since: no waiter
 //     sits on a part while others sit on the rest.
 //  4. That need is bounded: a list longer than maxListCost is made shorter in the
-//     leaf map first (shorten.go), which needs no record memory.
+//     leaf map first (shorten.go), which needs no record memory. Only the list of
+//     large values of one record, as many as savepoints are live, cannot be: who
+//     needs more for it than there is gets ErrRecordMemory at once.
 //
 // Whoever waits is served in order, and a round of the scavenger that did not
 // serve the first in line is followed by a harder one.

@@ -397,8 +397,14 @@ func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []by
 	}
 	price := priceOf([]versionchain.Row{{Key: key, Value: value}})
 	if !c.arena.Charge(price) {
+		need := price
+		if l.charged > c.maxListCost() {
+			// What is taken from others may be this very leaf: to wait for the price
+			// alone would bring it back and take it away again, for ever.
+			need += l.charged + int64(len(l.page.Block()))
+		}
 		l.mu.Unlock()
-		return nil, false, &needError{price}
+		return nil, false, &needError{need}
 	}
 	if !l.addLarge(w, i, exact, key) {
 		c.arena.Uncharge(price)

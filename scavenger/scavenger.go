@@ -361,8 +361,11 @@ func (s *Scavenger) serve() {
 
 // Wait waits until need bytes of record memory may be had, helping meanwhile.
 // ErrRecordMemory, naming what holds memory, when nothing could be moved for
-// waitLimit. REQUIRES: no lock is held.
+// waitLimit, or need is more than there is. REQUIRES: no lock is held.
 func (s *Scavenger) Wait(ctx context.Context, need int) error {
+	if most := s.Arena.Cap() - s.Arena.ReserveBytes(); int64(need) > most {
+		return fmt.Errorf("%w: %d bytes are needed in one step, %d can be had", base.ErrRecordMemory, need, most)
+	}
 	w := &waiter{need: max(1, need), ok: make(chan struct{})} // no block is of no bytes
 	s.mu.Lock()
 	s.waiters = append(s.waiters, w)
