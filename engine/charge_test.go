@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sakerdb/saker/recordcache"
 )
 
 // maxListed returns how many frames the longest list in the leaf map has, and how
@@ -163,5 +166,30 @@ func TestListsAreChargedAhead(t *testing.T) {
 			t.Errorf("%d rows", n)
 		}
 	})
+	mustClose(t, db)
+}
+
+// A record with the longest key got large values faster than a merge took the
+// superseded ones off its leaf's list. The list outgrew record memory, and the next
+// value ended in ErrRecordMemory: within one transaction at once, with one
+// transaction per value after a wait for more than could ever be had. Now the list
+// is made shorter first (M3).
+func TestSupersededValuesFillNoMemory(t *testing.T) {
+	o := tinyOptions()
+	db := mustOpen(t, o)
+	db.cache.OnMerge(func(*recordcache.Table, []byte) {}) // too late, always
+	tb := mustTable(t, db, "t")
+	key := strings.Repeat("k", MaxKeySize)
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range 80 {
+			put(t, tx, tb, key, string(value(i, 17<<10)))
+		}
+	})
+	for i := range 80 {
+		inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, key, string(value(i, 17<<10))) })
+	}
+	checkCap(t, db)
+	checkStore(t, db)
+	inView(t, db, func(tx *Tx) { gets(t, tx, tb, key, string(value(79, 17<<10))) })
 	mustClose(t, db)
 }

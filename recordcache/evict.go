@@ -262,7 +262,8 @@ func (l *Leaf) collectChain(c *Cache, w *worker, i int, committed bool) bool {
 	key := l.page.Key(i)
 	for off := l.page.Newest(i); off != 0; {
 		v := l.page.Version(off)
-		if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() {
+		if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() &&
+			!(committed && v.Undecided()) {
 			lsn, _ := l.page.Chilled(off)
 			if _, ok := w.thawedValue(lsn); !ok {
 				return false
@@ -547,8 +548,9 @@ func (l *Leaf) compact(c *Cache, w *worker, keep bool) {
 const maxThaw = 256 << 10
 
 // thawLeaf reads the data of the leaf's chilled versions before it is locked,
-// up to maxThaw bytes, and returns how many: under the lock there is no I/O. Rows
-// that would be chilled again instead of framed are left alone.
+// up to maxThaw bytes, and returns how many: under the lock there is no I/O. Only
+// what the step may take counts: who repeats it until nothing is missed would
+// otherwise read the same rows for ever.
 func (c *Cache) thawLeaf(l *Leaf, w *worker, rq *Request) (total int, err error) {
 	limit := maxThaw
 	if rq.Patient {
@@ -561,9 +563,12 @@ func (c *Cache) thawLeaf(l *Leaf, w *worker, rq *Request) (total int, err error)
 		defer w.forgetOwners()
 	}
 	for i := range l.page.Len() {
+		if rq.Only != nil && !l.page.Holds(i, rq.Only.ID, 0) {
+			continue
+		}
 		for off := l.page.Newest(i); off != 0; {
 			v := l.page.Version(off)
-			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() && total < limit && !w.few(c.reg.Get(v.Txn())) {
+			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean == 0 && !v.Dropped() && total < limit && c.wantsData(&v, w, rq) {
 				lsn, n := l.page.Chilled(off)
 				total += n
 				c.log.Pin(c.log.SegmentOf(lsn))
@@ -586,6 +591,24 @@ func (c *Cache) thawLeaf(l *Leaf, w *worker, rq *Request) (total int, err error)
 		tr.value = bytes.Clone(row.Value)
 	}
 	return total, nil
+}
+
+// wantsData reports whether the step needs the data of a chilled version: it does
+// not of one that will be chilled again instead of framed, nor does a checkpoint of
+// a live one.
+func (c *Cache) wantsData(v *versionchain.Ver, w *worker, rq *Request) bool {
+	if !v.Undecided() {
+		return true
+	}
+	o := c.reg.Get(v.Txn())
+	if rq.Action != Checkpoint {
+		return !w.few(o)
+	}
+	if o == nil {
+		return false
+	}
+	st, _ := o.Status()
+	return st == versionchain.Committed
 }
 
 func (c *Cache) unpinThawed(w *worker) {

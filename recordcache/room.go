@@ -350,6 +350,12 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 		l, full, err := t.tryLarge(ctx, w, m, key, value)
 		switch {
 		case errors.Is(err, errLongList):
+			if l != nil { // only the list of a leaf that is not present is made shorter
+				if err := t.cache.evacuate(ctx, l); err != nil {
+					return nil, err
+				}
+				t.cache.Collapse(l)
+			}
 			if err := t.shorten(ctx, key); err != nil {
 				return nil, err
 			}
@@ -369,8 +375,9 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 }
 
 // tryLarge is one attempt of WriteLarge. It returns the leaf; full says that it
-// has no room for the stand-in. No leaf and no error: try again. What it reserves
-// it gives back: making room reserves too, and would wait for itself.
+// has no room for the stand-in, errLongList that its list leaves no room for one
+// more frame and may become shorter. No leaf and no error: try again. What it
+// reserves it gives back: making room reserves too, and would wait for itself.
 func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []byte) (l *Leaf, full bool, err error) {
 	c := t.cache
 	wk := c.getWorker()
@@ -397,14 +404,17 @@ func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []by
 	}
 	price := priceOf([]versionchain.Row{{Key: key, Value: value}})
 	if !c.arena.Charge(price) {
-		need := price
-		if l.charged > c.maxListCost() {
-			// What is taken from others may be this very leaf: to wait for the price
-			// alone would bring it back and take it away again, for ever.
-			need += l.charged + int64(len(l.page.Block()))
+		defer l.mu.Unlock()
+		if l.list == nil || l.charged <= c.maxListCost() {
+			return nil, false, &needError{price}
 		}
-		l.mu.Unlock()
-		return nil, false, &needError{need}
+		if !t.asShortAsCanBe(l.list.seq) {
+			return l, false, errLongList // before anybody waits for so much
+		}
+		// What is taken from others may be this very leaf: to wait for the price
+		// alone would bring it back and take it away again, for ever.
+		t.short.Store(0) // until the next attempt, savepoints may have gone
+		return nil, false, &needError{price + l.charged + int64(len(l.page.Block()))}
 	}
 	if !l.addLarge(w, i, exact, key) {
 		c.arena.Uncharge(price)
