@@ -15,6 +15,10 @@ type EventListener struct {
 	LowMemory func(low bool)
 	// Checkpoint ended.
 	Checkpoint func(CheckpointInfo)
+	// Recovering: Open has read another 16 MiB or so of log, or listed another 1024
+	// frames. Called by Open before it returns; an opening with less work than that
+	// does not call it.
+	Recovering func(RecoveryProgress)
 	// Recovered: Open has replayed the log.
 	Recovered func(RecoveryInfo)
 	// Failed: a write or sync failed; the store must be reopened.

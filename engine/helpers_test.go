@@ -308,8 +308,7 @@ func (s *switchCtx) impatiently(op func() error) error {
 func newCrashFS(t tester) *vfs.MemFS { t.Helper(); return crashdisk.New(t, "db") }
 
 // liveHeap returns the bytes of the Go heap that the collector found alive. What
-// others allocate between its run and the look does not count: leaf maps that a
-// fault has wrecked go on trying to flush for as long as the tests run.
+// others allocate between its run and the look does not count.
 func liveHeap(t tester) int64 {
 	t.Helper()
 	least := int64(math.MaxInt64)

@@ -36,6 +36,10 @@ type recovery struct {
 	pins []uint64
 	// spilled: some transaction logged its dead intervals as rows of groups.
 	spilled bool
+
+	at       RecoveryProgress // but for what info counts
+	tellAt   int64            // of at.LogBytes: when to tell next
+	surveyed int64            // bytes of log records that the survey has read
 }
 
 type longTxn struct {
@@ -63,7 +67,9 @@ func (db *DB) recover() (base.CommitTS, base.LSN, error) {
 	db.cache.SetCheckpoint(loaded.CheckpointTS)
 	r.loadMap(loaded)
 	db.snaps.Recovering(base.MaxTS - 1)
-	err := db.log.Replay(r.from, r.survey)
+	r.phase(RecoverySurvey, 0)
+	err := db.log.Replay(r.from, r.counted(r.survey))
+	r.surveyed = r.at.LogBytes
 	if err == nil {
 		err = r.checkLog(loaded)
 	}
@@ -197,6 +203,7 @@ func (r *recovery) survey(rec seriallog.Record) error {
 			stored := r.db.cache.KnowsOwner(c.Txn)
 			r.db.cache.AddOwner(o, runsOf(c.Runs))
 			r.pendingRuns = append(r.pendingRuns, pendingRuns{o: o, runs: c.Runs, stored: stored})
+			r.at.RunsTotal += len(c.Runs)
 		}
 	case seriallog.TypeDDL:
 		r.last = max(r.last, rec.DDL.TS)
@@ -254,7 +261,7 @@ func (r *recovery) gatherDead() error {
 	if !r.spilled {
 		return nil
 	}
-	return r.groups(r.dead)
+	return r.groups(RecoveryIntervals, r.dead)
 }
 
 func (r *recovery) dead(rec seriallog.Record) error {
@@ -339,11 +346,13 @@ type pendingRuns struct {
 // map lost: edits survive as a prefix, so those after lastSeq (L11). Behind them
 // goes the outcome row, see checkRuns.
 func (r *recovery) readdFrames(lastSeq base.EditSeq) error {
+	r.phase(RecoveryFrames, 0)
 	for _, p := range r.pendingRuns {
 		for _, rt := range p.runs {
 			if err := r.readdRun(p.o, rt, lastSeq); err != nil {
 				return err
 			}
+			r.at.Runs++
 		}
 		_, ts := p.o.Status()
 		runs := runsOf(p.runs)
@@ -382,8 +391,9 @@ func (r *recovery) readdRun(o *versionchain.Outcome, rt seriallog.RunTail, lastS
 		if err != nil {
 			return false, err
 		}
-		r.info.Frames++
-		return true, r.patiently(func() error { return t.Readd(context.Background(), e.Addr, &fr, o) })
+		err = r.patiently(func() error { return t.Readd(context.Background(), e.Addr, &fr, o) })
+		r.listed()
+		return true, err
 	})
 }
 
@@ -401,17 +411,19 @@ func (r *recovery) patiently(fn func() error) error {
 }
 
 // replay is the second pass.
-func (r *recovery) replay() error { return r.groups(r.apply) }
+func (r *recovery) replay() error { return r.groups(RecoveryRows, r.apply) }
 
 // groups replays the log after the checkpoint position, and before it the older
 // segments that hold groups of transactions committed after it.
-func (r *recovery) groups(fn func(seriallog.Record) error) error {
+func (r *recovery) groups(p RecoveryPhase, fn func(seriallog.Record) error) error {
 	segs := make([]uint64, 0, len(r.segs))
 	for s := range r.segs {
 		if s <= r.db.log.SegmentOf(r.from) {
 			segs = append(segs, s)
 		}
 	}
+	r.phase(p, r.surveyed+int64(len(segs))*r.db.log.SegmentSize())
+	fn = r.counted(fn)
 	if len(segs) > 0 && r.from > 0 {
 		if err := r.db.log.ReplaySegments(segs, r.from, fn); err != nil {
 			return err

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -456,4 +458,44 @@ func TestWreckedMap(t *testing.T) {
 	bad.Store(false)
 	o.Incarnation++
 	mustClose(t, mustOpen(t, o))
+}
+
+// An abandoned map tried to flush every 10 ms for as long as the process ran, on a
+// new goroutine each time: TestFailedOpenLeavesNoCompactions found such goroutines
+// of maps that other tests had wrecked. It comes to rest.
+func TestAbandonedMapRests(t *testing.T) {
+	var bad atomic.Bool
+	failed := make(chan struct{})
+	var once sync.Once
+	o := smallOptions(errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if !bad.Load() {
+			return nil
+		}
+		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {
+			once.Do(func() { close(failed) })
+			return errorfs.ErrInjected
+		}
+		return nil
+	})), 1)
+	s := mustOpen(t, o)
+	endRecovery(t, s)
+	bad.Store(true)
+	if _, err := s.Flush(); !errors.Is(err, errorfs.ErrInjected) {
+		t.Errorf("flush: %v", err)
+	}
+	<-failed
+	s.mapFS.once.Do(func() { close(s.mapFS.wrecked) }) // as a write of the manifest would
+	if err := s.Close(); !errors.Is(err, base.ErrPoisoned) {
+		t.Errorf("close: %v", err)
+	}
+	// It tries once more at most, which parks: then nothing is tried any more.
+	buf := make([]byte, 1<<20)
+	eventually(t, "the flush is parked", func() bool {
+		for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+			if strings.Contains(g, "tablespace.park") && strings.Contains(g, fmt.Sprintf("(*mapFS).Create(%p", s.mapFS)) {
+				return true
+			}
+		}
+		return false
+	})
 }

@@ -24,12 +24,14 @@ import (
 //     touching the disk. So that Pebble never learns of it, such a write does not
 //     return: the goroutine is parked for ever, as on a disk that hangs. It holds
 //     no lock that readers need. The map is then wrecked: it is not closed but
-//     abandoned, which leaks it, until the process ends.
+//     abandoned, which leaks it, until the process ends. Its next try to write a
+//     table is parked too, or it would go on trying as long.
 type mapFS struct {
 	vfs.FS
 	p       *poison
 	once    sync.Once
 	wrecked chan struct{} // closed when a goroutine is parked
+	left    atomic.Bool   // the map was abandoned
 
 	mu      sync.Mutex
 	locks   []io.Closer         // to release the lock of an abandoned map
@@ -136,6 +138,9 @@ func (f *mapFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if f.p.get() != nil {
 		time.Sleep(retryPause) //nolint:forbidigo // Pebble calls, with no context and nothing to wait for
 	}
+	if f.left.Load() {
+		park()
+	}
 	if err := f.beforeMarker(name); err != nil {
 		return nil, err
 	}
@@ -215,8 +220,9 @@ func (f *mapFS) Lock(name string) (io.Closer, error) {
 }
 
 // abandon releases the lock of a map that is not going to be closed, so that
-// the store can be opened again in this process.
+// the store can be opened again in this process, and ends what the map writes.
 func (f *mapFS) abandon() {
+	f.left.Store(true)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, l := range f.locks {
