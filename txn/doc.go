@@ -22,7 +22,8 @@
 //     included. An outcome is set before the clock advances, waiters wake after.
 //   - L7: an outcome stays in the registry while a resident version or an edit
 //     under way may need it: until its versions are stamped, or until a checkpoint
-//     has visited every leaf. Record numbers are handed out below a durable ceiling.
+//     has visited every leaf. Record numbers are handed out below a durable ceiling,
+//     timestamps within reach of a durable one, so that none repeats after a crash.
 //   - L9: the log's length, and the space of superseded rows, delay a first write
 //     only.
 //   - S1: choosing and registering a snapshot is one step under one mutex with

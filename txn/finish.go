@@ -124,7 +124,7 @@ func (tx *Tx) enqueue(c *seriallog.Commit, p *pending) error {
 			return err
 		}
 	}
-	if err := m.commit.enqueue(p, tx); err != nil {
+	if err := m.commit.enqueue(p, tx, m.Log.Sync); err != nil {
 		m.Log.Unreserve(cost)
 		if framed {
 			m.Space.UnreserveEdits(1)

@@ -35,6 +35,9 @@ type Config struct {
 	// LogLimit is how far the log may grow beyond the checkpoint before new
 	// writers wait (L9).
 	LogLimit int64
+	// ClockGap is by how much recovery has advanced the clock, durably, and will
+	// again; at least 2.
+	ClockGap base.CommitTS
 	// Behind is told that the log has grown; it must not block.
 	Behind func()
 	// Crowded returns nil, or what a first write has to wait for: superseded rows
@@ -112,7 +115,8 @@ func NewManager(c Config, snaps *Snapshots, last base.CommitTS, pos base.LSN) *M
 		byID:    make(map[base.TxnID]*state),
 		closing: make(chan struct{}), sweeps: make(chan *sweep, 1024), relaxed: make(chan struct{}),
 	}
-	m.commit.last, m.commit.pubEnd = last, pos
+	m.commit.last, m.commit.safe, m.commit.pubEnd = last, last, pos
+	m.commit.ahead = c.ClockGap / 2
 	snaps.clock.Store(uint64(last))
 	m.sweepers.Add(1)
 	go m.sweepLoop()
