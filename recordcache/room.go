@@ -346,9 +346,15 @@ func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf, left, right []frame) {
 // Errors are those of Write.
 func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []byte) (*Leaf, error) {
 	w.proof.list = nil
+	dropped := false
 	for {
 		l, full, err := t.tryLarge(ctx, w, m, key, value)
 		switch {
+		case l != nil && IsNoMemory(err) && !dropped:
+			dropped = true // what was rolled back may make room
+			if err := t.cache.dropSuperseded(ctx, l, minRead); err != nil {
+				return nil, err
+			}
 		case errors.Is(err, errLongList):
 			if err := t.shorten(ctx, key); err != nil {
 				return nil, err
@@ -369,7 +375,8 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 }
 
 // tryLarge is one attempt of WriteLarge. It returns the leaf; full says that it
-// has no room for the stand-in. No leaf and no error: try again. What it reserves
+// has no room for the stand-in. No leaf and no error: try again. A leaf and
+// errNoMemory: its list is in the way. What it reserves
 // it gives back: making room reserves too, and would wait for itself.
 func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []byte) (l *Leaf, full bool, err error) {
 	c := t.cache
@@ -396,15 +403,24 @@ func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []by
 		return nil, false, l.splitForLarge(c, wk, key) // unlocks
 	}
 	price := priceOf([]versionchain.Row{{Key: key, Value: value}})
+	// With a list that grows beyond this the leaf could not become present again.
+	if need := l.cost() + price + maxPage; need > c.arena.Cap() {
+		l.mu.Unlock()
+		return l, false, &needError{need}
+	}
 	if !c.arena.Charge(price) {
 		need := price
-		if l.charged > c.maxListCost() {
+		long := l.charged > c.maxListCost()
+		if long {
 			// What is taken from others may be this very leaf: to wait for the price
 			// alone would bring it back and take it away again, for ever.
 			need += l.charged + int64(len(l.page.Block()))
 		}
 		l.mu.Unlock()
-		return nil, false, &needError{need}
+		if !long {
+			l = nil
+		}
+		return l, false, &needError{need}
 	}
 	if !l.addLarge(w, i, exact, key) {
 		c.arena.Uncharge(price)
