@@ -39,8 +39,8 @@
 //     register names it and no queue holds it: see spare.go.
 //
 // Concurrency: a Tx belongs to one goroutine at a time, Tx.mu makes Close safe. A
-// statement that waits for memory or another transaction lets go of it (M6); one
-// that waits for room in the log holds it, and nothing else. committer.mu is held
+// statement that waits, for memory, another transaction or the log, lets go of it
+// (M6); Commit and Rollback hold it, and wait for no memory. committer.mu is held
 // for an append and the publication only. The scavenger calls Track under a leaf lock and
 // Stretches without one; they take Manager.mu, Tx.trackMu, Tx.spMu for a moment.
 //

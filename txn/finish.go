@@ -52,7 +52,7 @@ func (tx *Tx) commit() error {
 		}
 	}
 	if len(tx.redo)+commitRoom > m.Log.MaxBody() {
-		if err := tx.flushRedo(); err != nil {
+		if err := tx.flushRedo(false); err != nil {
 			tx.abandon()
 			return err
 		}

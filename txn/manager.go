@@ -183,7 +183,7 @@ func (tx *Tx) unburden(all bool) bool {
 	if had == 0 || (!all && len(tx.redo) == 0) {
 		return false
 	}
-	return tx.shed(all) == nil && tx.charged < had
+	return tx.shed(all, false) == nil && tx.charged < had
 }
 
 // Stretches returns the epochs that began the live savepoints of a transaction.
@@ -322,7 +322,8 @@ func (m *Manager) pause(ctx context.Context, ch <-chan struct{}) error {
 
 // register gives the transaction an id before its first write.
 func (m *Manager) register(tx *Tx) error {
-	if err := m.admit(tx.ctx); err != nil {
+	ctx := tx.ctx
+	if err := tx.parked(func() error { return m.admit(ctx) }); err != nil {
 		return err
 	}
 	id := base.TxnID(uint64(m.Incarnation)<<base.TxnSeqBits | m.seq.Add(1))
