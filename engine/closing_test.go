@@ -126,3 +126,35 @@ func closeDuringEverything(t *testing.T, round int) {
 		t.FailNow()
 	}
 }
+
+// A statement that waited for room in the log held its transaction meanwhile: Close
+// could not end it, nor the scavenger take its buffers (M6).
+func TestWaitForTheLogHoldsNothing(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb := mustTable(t, db, "t")
+	tx := mustBegin(t, db, TxOptions{})
+	put(t, tx, tb, "k", "x")
+	room := int(db.o.logBuffer)
+	check(t, db.log.Reserve(ctx, room)) // as if the disk were slow
+	done := make(chan error, 1)
+	go func() {
+		for i := 0; ; i++ { // until its redo is long enough to be logged
+			if err := tx.Put(tb, fmt.Appendf(nil, "%08d", i), make([]byte, 1000)); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	eventually(t, "a wait for the log", func() bool { return db.log.Stats().Waiting > 0 })
+	closed := make(chan error, 1)
+	go func() { closed <- db.m.Close() }()
+	eventually(t, "the end of the transaction", func() bool { return db.m.Active() == 0 })
+	db.log.Unreserve(room)
+	if err := <-done; !errors.Is(err, ErrClosed) {
+		t.Errorf("the statement: %v, want ErrClosed", err)
+	}
+	check(t, <-closed)
+	if err := db.Close(); !errors.Is(err, ErrClosed) { // the transactions were
+		t.Errorf("Close: %v", err)
+	}
+}

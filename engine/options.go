@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/txn"
 )
 
 // Options of a store. Nil and zero values mean the default.
@@ -51,7 +52,8 @@ type Options struct {
 	// Events, if not nil, is told about events.
 	Events *EventListener
 
-	schema *schema // tests: of another engine
+	schema   *schema       // tests: of another engine
+	clockGap base.CommitTS // tests: other than txn.ClockGap
 }
 
 const (
@@ -110,6 +112,9 @@ func (o *Options) resolve() (*resolved, error) {
 	}
 	if r.schema == nil {
 		r.schema = currentSchema()
+	}
+	if r.clockGap == 0 {
+		r.clockGap = txn.ClockGap
 	}
 	r.coldBytes = m / 8
 	r.mapCache = clamp(m/32, 256<<10, 64<<20)

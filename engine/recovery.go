@@ -490,11 +490,35 @@ func (r *recovery) finish(l *tablespace.Loaded) error {
 	}
 	n, err := db.space.CollectFiles(r.logged())
 	r.info.FilesRemoved += n
-	// A gap between the last commit seen and the next one: timestamps of commits
-	// that a crash took back are not used again (L7).
-	r.last += 1 << 20
+	if err != nil {
+		return err
+	}
+	return r.skip()
+}
+
+// skip leaves a gap between the last commit seen and the next one: timestamps of
+// commits that a crash took back are not used again (L7). The committer hands out
+// no more of them than that ahead of the log. The log says where the clock goes on;
+// else what is lost before anything is synced would be lost from the same place
+// the next time.
+func (r *recovery) skip() error {
+	db := r.db
+	r.last += db.o.clockGap
 	db.snaps.Recovering(r.last)
-	return err
+	if db.o.ReadOnly {
+		return nil // hands out none
+	}
+	d := &seriallog.DDL{Op: seriallog.OpCeiling, TS: r.last} // of no table: its timestamp counts
+	cost := seriallog.DDLCost(d)
+	if err := db.log.Reserve(context.Background(), cost); err != nil {
+		return err
+	}
+	end, err := db.log.AppendDDL(d)
+	if err != nil {
+		db.log.Unreserve(cost)
+		return err
+	}
+	return db.log.Sync(end)
 }
 
 // logged returns whether a commit record behind the checkpoint names a run.

@@ -3,6 +3,8 @@ package engine
 import (
 	"testing"
 	"time"
+
+	"github.com/sakerdb/saker/internal/base"
 )
 
 // L11: once recovery has ended, edits of this life count as survived when they have:
@@ -32,6 +34,7 @@ func TestTimestampsDoNotRepeat(t *testing.T) {
 	db := mustOpen(t, o)
 	tb := mustTable(t, db, "t")
 	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "durable") })
+	check(t, db.Checkpoint(ctx)) // no edit is left that would sync the log later
 	for range 100 {
 		tx := mustBegin(t, db, TxOptions{NoSync: true})
 		put(t, tx, tb, "k", "lost")
@@ -45,6 +48,35 @@ func TestTimestampsDoNotRepeat(t *testing.T) {
 	}
 	mustClose(t, db2)
 	mustClose(t, db)
+}
+
+// L7 again: with a long SyncInterval more commits could be lost than the clock
+// skips, and a crash before the first sync of an opening took the skip itself
+// back, so that the next opening handed out the same timestamps.
+func TestTimestampsDoNotRepeatWhateverIsLost(t *testing.T) {
+	o := crashOptions(t)
+	o.SyncInterval, o.clockGap = time.Hour, 16
+	db := mustOpen(t, o)
+	mustTable(t, db, "t")
+	mustClose(t, db)
+	last := base.CommitTS(0)
+	for _, n := range []int{100, 1, 7, 8, 9, 15, 16, 17} {
+		o = crashed(o, 0)
+		db := mustOpen(t, o)
+		tb := mustTable(t, db, "t")
+		if now := db.m.Clock(); now < last {
+			t.Errorf("the clock goes on at %d, %d was handed out before the crash", now, last)
+		}
+		for range n {
+			tx := mustBegin(t, db, TxOptions{NoSync: true})
+			put(t, tx, tb, "k", "lost")
+			commit(t, tx)
+		}
+		last = db.m.Clock()
+		next := crashed(o, 0)
+		mustClose(t, db)
+		o = next
+	}
 }
 
 // L5: log segments with groups of a transaction stay until a checkpoint has passed

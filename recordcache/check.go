@@ -26,9 +26,6 @@ func (c *Cache) Check(ctx context.Context, report func(error)) error {
 	if err := c.arena.Check(); err != nil {
 		report(err)
 	}
-	if over := c.arena.Overdrawn(); over > 0 {
-		report(fmt.Errorf("saker: check M1: record memory was overdrawn by %d bytes", over))
-	}
 	return ctx.Err()
 }
 

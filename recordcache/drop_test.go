@@ -152,7 +152,9 @@ func TestUnpaidSealingLeavesGarbageAlone(t *testing.T) {
 	}
 	c.reg.Remove(dead.ID)
 	free := c.arena.Cap() - c.arena.Reserved()
-	c.arena.ChargeForce(free)
+	if !c.arena.Charge(free) {
+		t.Fatal("what is free cannot be charged")
+	}
 	rep, err := c.Relieve(context.Background(), leaf, &Request{Action: BacklogAll, Horizon: c.horizon()})
 	c.arena.Uncharge(free)
 	if err != nil || rep.Unpaid == 0 || rep.Busy == 0 {

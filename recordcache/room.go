@@ -403,18 +403,20 @@ func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []by
 		return nil, false, l.splitForLarge(c, wk, key) // unlocks
 	}
 	price := priceOf([]versionchain.Row{{Key: key, Value: value}})
-	if !c.arena.Charge(price) {
+	// With a list that grows beyond this the leaf could not become present again.
+	most := l.cost() + price + maxPage
+	if most > c.arena.Cap() || !c.arena.Charge(price) {
 		defer l.mu.Unlock()
-		if l.list == nil || l.charged <= c.maxListCost() {
+		switch {
+		case l.list == nil || l.charged <= c.maxListCost():
 			return nil, false, &needError{price}
-		}
-		if !t.asShortAsCanBe(l.list.seq) {
+		case !t.asShortAsCanBe(l.list.seq):
 			return l, false, errLongList // before anybody waits for so much
 		}
 		// What is taken from others may be this very leaf: to wait for the price
 		// alone would bring it back and take it away again, for ever.
 		t.short.Store(0) // until the next attempt, savepoints may have gone
-		return nil, false, &needError{price + l.charged + int64(len(l.page.Block()))}
+		return nil, false, &needError{most}
 	}
 	if !l.addLarge(w, i, exact, key) {
 		c.arena.Uncharge(price)

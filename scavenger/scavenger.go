@@ -345,7 +345,7 @@ func (s *Scavenger) serve() {
 			if b == nil {
 				break
 			}
-			if rest := int64(w.need - len(b)); rest > 0 && s.Arena.Reserved()+rest > s.Arena.Cap()-s.Arena.ReserveBytes() {
+			if rest := int64(w.need - len(b)); rest > 0 && s.Arena.Reserved()+rest > s.Arena.Cap() {
 				s.Arena.Free(b)
 				break
 			}
@@ -363,7 +363,7 @@ func (s *Scavenger) serve() {
 // ErrRecordMemory, naming what holds memory, when nothing could be moved for
 // waitLimit, or need is more than there is. REQUIRES: no lock is held.
 func (s *Scavenger) Wait(ctx context.Context, need int) error {
-	if most := s.Arena.Cap() - s.Arena.ReserveBytes(); int64(need) > most {
+	if most := s.Arena.Cap(); int64(need) > most {
 		return fmt.Errorf("%w: %d bytes are needed in one step, %d can be had", base.ErrRecordMemory, need, most)
 	}
 	w := &waiter{need: max(1, need), ok: make(chan struct{})} // no block is of no bytes

@@ -18,6 +18,7 @@ type Stats struct {
 	Recycled        uint64 // segments made of files that were no longer needed
 	SinceCheckpoint int64  // bytes appended after the checkpoint position (L9)
 	BufferedBytes   int64  // reserved, or appended and not yet written
+	Waiting         int    // callers of Reserve
 }
 
 // counters are guarded by Log.mu.
@@ -128,6 +129,7 @@ func (l *Log) Stats() Stats {
 		Segments:        len(l.segs),
 		SinceCheckpoint: l.since.Load(),
 		BufferedBytes:   l.opts.BufferSize - l.credits.left(),
+		Waiting:         int(l.credits.waiting.Load()),
 	}
 	for _, s := range l.segs {
 		if s.pins > 0 {

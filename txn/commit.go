@@ -19,9 +19,17 @@ import (
 //
 // A commit that needs no sync still waits behind one that does: it would
 // otherwise be visible, and vanish in a crash together with what it read.
+//
+// Timestamps that a crash takes back must not be used again (L7): an opening goes
+// on ClockGap above the last one it finds. So no more than half of that is handed
+// out ahead of what is known durable; who comes then waits for the log.
 type committer struct {
+	ahead base.CommitTS // how far last may be above safe
+
 	mu    sync.Mutex // guards the fields below
 	last  base.CommitTS
+	end   base.LSN      // of the record of last
+	safe  base.CommitTS // the record of this timestamp is durable
 	queue []*pending
 	// pubEnd is the end of the commit record of the published clock (L6).
 	pubEnd base.LSN
@@ -47,21 +55,44 @@ type recorderFunc func(ts base.CommitTS) (base.LSN, error)
 
 func (f recorderFunc) append(ts base.CommitTS) (base.LSN, error) { return f(ts) }
 
-// enqueue runs step 1.
-func (c *committer) enqueue(p *pending, r recorder) error {
+// ClockGap is by how much an opening advances the clock.
+const ClockGap base.CommitTS = 1 << 20
+
+// enqueue runs step 1. sync makes the log durable up to a position. It may wait
+// for that, so REQUIRES: no lock is held.
+func (c *committer) enqueue(p *pending, r recorder, sync func(base.LSN) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.keepUpLocked(sync); err != nil {
+		return err
+	}
 	ts := c.last + 1
 	end, err := r.append(ts)
 	if err != nil {
 		return err
 	}
-	c.last = ts
+	c.last, c.end = ts, end
 	p.ts, p.end = ts, end
 	if p.out != nil {
 		p.out.SetCommitting(ts)
 	}
 	c.queue = append(c.queue, p)
+	return nil
+}
+
+// keepUpLocked returns when the next timestamp is near enough to a durable one.
+// REQUIRES: c.mu is held; it is let go of while the log is synced.
+func (c *committer) keepUpLocked(sync func(base.LSN) error) error {
+	for c.last-c.safe >= c.ahead {
+		last, end := c.last, c.end
+		c.mu.Unlock()
+		err := sync(end)
+		c.mu.Lock()
+		if err != nil {
+			return err
+		}
+		c.safe = max(c.safe, last)
+	}
 	return nil
 }
 
@@ -98,6 +129,9 @@ func (c *committer) publishLocked(synced base.LSN, snaps *snapshots) {
 			break
 		}
 		n++
+		if p.end <= synced {
+			c.safe = p.ts
+		}
 		if p.out != nil {
 			p.out.SetCommitted(p.ts)
 		}

@@ -32,8 +32,6 @@ func (m *Manager) DDL(d *seriallog.DDL, edit func(Edit), applied func()) error {
 		d.TS = ts
 		end, err := m.Log.AppendDDL(d)
 		if err != nil {
-			m.Log.Unreserve(cost)
-			m.Space.UnreserveEdits(1)
 			return 0, err
 		}
 		m.Log.Unreserve(cost - seriallog.DDLCost(d))
@@ -42,8 +40,10 @@ func (m *Manager) DDL(d *seriallog.DDL, edit func(Edit), applied func()) error {
 		e.NeedSync()
 		e.End()
 		return end, nil
-	}))
+	}), m.Log.Sync)
 	if err != nil {
+		m.Log.Unreserve(cost)
+		m.Space.UnreserveEdits(1)
 		return m.poisoned(err)
 	}
 	if err := m.commit.finish(p, m.Log, &m.snaps.snapshots); err != nil {

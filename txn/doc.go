@@ -22,7 +22,8 @@
 //     included. An outcome is set before the clock advances, waiters wake after.
 //   - L7: an outcome stays in the registry while a resident version or an edit
 //     under way may need it: until its versions are stamped, or until a checkpoint
-//     has visited every leaf. Record numbers are handed out below a durable ceiling.
+//     has visited every leaf. Record numbers are handed out below a durable ceiling,
+//     timestamps within reach of a durable one, so that none repeats after a crash.
 //   - L9: the log's length, and the space of superseded rows, delay a first write
 //     only.
 //   - S1: choosing and registering a snapshot is one step under one mutex with
@@ -38,8 +39,8 @@
 //     register names it and no queue holds it: see spare.go.
 //
 // Concurrency: a Tx belongs to one goroutine at a time, Tx.mu makes Close safe. A
-// statement that waits for memory or another transaction lets go of it (M6); one
-// that waits for room in the log holds it, and nothing else. committer.mu is held
+// statement that waits, for memory, another transaction or the log, lets go of it
+// (M6); Commit and Rollback hold it, and wait for no memory. committer.mu is held
 // for an append and the publication only. The scavenger calls Track under a leaf lock and
 // Stretches without one; they take Manager.mu, Tx.trackMu, Tx.spMu for a moment.
 //

@@ -52,7 +52,7 @@ func (tx *Tx) commit() error {
 		}
 	}
 	if len(tx.redo)+commitRoom > m.Log.MaxBody() {
-		if err := tx.flushRedo(); err != nil {
+		if err := tx.flushRedo(false); err != nil {
 			tx.abandon()
 			return err
 		}
@@ -124,7 +124,7 @@ func (tx *Tx) enqueue(c *seriallog.Commit, p *pending) error {
 			return err
 		}
 	}
-	if err := m.commit.enqueue(p, tx); err != nil {
+	if err := m.commit.enqueue(p, tx, m.Log.Sync); err != nil {
 		m.Log.Unreserve(cost)
 		if framed {
 			m.Space.UnreserveEdits(1)

@@ -35,6 +35,9 @@ type Config struct {
 	// LogLimit is how far the log may grow beyond the checkpoint before new
 	// writers wait (L9).
 	LogLimit int64
+	// ClockGap is by how much recovery has advanced the clock, durably, and will
+	// again; at least 2.
+	ClockGap base.CommitTS
 	// Behind is told that the log has grown; it must not block.
 	Behind func()
 	// Crowded returns nil, or what a first write has to wait for: superseded rows
@@ -112,7 +115,8 @@ func NewManager(c Config, snaps *Snapshots, last base.CommitTS, pos base.LSN) *M
 		byID:    make(map[base.TxnID]*state),
 		closing: make(chan struct{}), sweeps: make(chan *sweep, 1024), relaxed: make(chan struct{}),
 	}
-	m.commit.last, m.commit.pubEnd = last, pos
+	m.commit.last, m.commit.safe, m.commit.pubEnd = last, last, pos
+	m.commit.ahead = c.ClockGap / 2
 	snaps.clock.Store(uint64(last))
 	m.sweepers.Add(1)
 	go m.sweepLoop()
@@ -179,7 +183,7 @@ func (tx *Tx) unburden(all bool) bool {
 	if had == 0 || (!all && len(tx.redo) == 0) {
 		return false
 	}
-	return tx.shed(all) == nil && tx.charged < had
+	return tx.shed(all, false) == nil && tx.charged < had
 }
 
 // Stretches returns the epochs that began the live savepoints of a transaction.
@@ -318,7 +322,8 @@ func (m *Manager) pause(ctx context.Context, ch <-chan struct{}) error {
 
 // register gives the transaction an id before its first write.
 func (m *Manager) register(tx *Tx) error {
-	if err := m.admit(tx.ctx); err != nil {
+	ctx := tx.ctx
+	if err := tx.parked(func() error { return m.admit(ctx) }); err != nil {
 		return err
 	}
 	id := base.TxnID(uint64(m.Incarnation)<<base.TxnSeqBits | m.seq.Add(1))

@@ -72,8 +72,8 @@ type Savepoint struct {
 //
 // A failed statement leaves the transaction as it was before the statement.
 type Tx struct {
-	// mu is held by every method, but not while it waits for memory or for
-	// another transaction: Close takes it to end the transaction, the scavenger to
+	// mu is held by every method, but not while a statement waits for memory, the
+	// log or another transaction: Close takes it to end the transaction, the scavenger to
 	// take the buffers of one that is idle or waits (M6).
 	mu     sync.Mutex
 	ended  error // ErrTxDone or ErrClosed once it has ended, or begins to
@@ -392,29 +392,30 @@ func (tx *Tx) note(t *recordcache.Table, leaf *recordcache.Leaf, m recordcache.M
 		})
 	}
 	if tx.bytes > tx.m.ChillThreshold {
-		return tx.grow()
+		return tx.grow(true)
 	}
 	if !tx.chargeBuffers() {
-		return tx.shed(false)
+		return tx.shed(false, true)
 	}
 	if len(tx.redo) > maxRedo {
-		return tx.flushRedo()
+		return tx.flushRedo(true)
 	}
 	return nil
 }
 
 // shed gives up buffers of a small transaction: its redo goes to the log; with
-// all, or if the rest does not fit, the transaction becomes large.
-func (tx *Tx) shed(all bool) error {
+// all, or if the rest does not fit, the transaction becomes large. park as in
+// flushRedo.
+func (tx *Tx) shed(all, park bool) error {
 	if all {
-		return tx.grow()
+		return tx.grow(park)
 	}
-	if err := tx.flushRedo(); err != nil {
+	if err := tx.flushRedo(park); err != nil {
 		return err
 	}
 	tx.redo = nil
 	if !tx.chargeBuffers() {
-		return tx.grow()
+		return tx.grow(park)
 	}
 	return nil
 }
@@ -452,9 +453,9 @@ func (tx *Tx) uncharge() {
 
 // grow makes the transaction large: its redo so far is logged, and from now on
 // what it writes leaves through its temp table. Nothing it keeps grows any more
-// (M5).
-func (tx *Tx) grow() error {
-	if err := tx.flushRedo(); err != nil {
+// (M5). park as in flushRedo.
+func (tx *Tx) grow(park bool) error {
+	if err := tx.flushRedo(park); err != nil {
 		return err
 	}
 	tx.out.Large.Store(true)
@@ -464,13 +465,19 @@ func (tx *Tx) grow() error {
 	return nil
 }
 
-// flushRedo logs the redo kept so far as one group, or several.
-func (tx *Tx) flushRedo() error {
+// flushRedo logs the redo kept so far as one group, or several. With park, at the
+// end of a statement, it waits for room without tx.mu; others may then log the
+// redo, or end the transaction, in its stead.
+func (tx *Tx) flushRedo(park bool) error {
 	for len(tx.redo) > 0 {
 		n := tx.groupEnd()
 		cost := n + seriallog.RecordOverhead()
-		if err := tx.m.Log.Reserve(context.Background(), cost); err != nil {
+		if err := tx.reserveLog(cost, park); err != nil {
 			return err
+		}
+		if tx.groupEnd() != n {
+			tx.m.Log.Unreserve(cost)
+			continue
 		}
 		start, err := tx.m.Log.AppendGroupPinned(tx.out.ID, tx.redo[:n])
 		if err != nil {
@@ -482,6 +489,25 @@ func (tx *Tx) flushRedo() error {
 	}
 	tx.out.Depart()
 	return nil
+}
+
+// reserveLog waits for room in the log's buffer. The caller's context does not end
+// the wait: the statement has been executed.
+func (tx *Tx) reserveLog(cost int, park bool) error {
+	log := tx.m.Log
+	if !park {
+		return log.Reserve(context.Background(), cost)
+	}
+	granted := false
+	err := tx.parked(func() error {
+		err := log.Reserve(context.Background(), cost)
+		granted = err == nil
+		return err
+	})
+	if err != nil && granted {
+		log.Unreserve(cost)
+	}
+	return err
 }
 
 // groupEnd returns how much of the redo fits into one group, whole rows.

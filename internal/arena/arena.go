@@ -19,28 +19,23 @@ const (
 	blockUnits = 32
 	slabUnits  = 2 * blockUnits
 	slabSize   = slabUnits * UnitSize
-	maxReserve = 1 << 20
 )
 
 // Arena is record memory with a hard cap.
 type Arena struct {
 	cap     int64
-	limit   int64 // cap without the reserve
-	keep    int   // places that Alloc leaves alone
 	mem     memory
 	now     atomic.Int64 // blocks + charged, as of the last unlock
 	trimMu  sync.Mutex   // held by Trim, before mu
 	mu      sync.Mutex   // everything below
 	slabs   []slab       // all of them; those at fresh and above were never used, or trimmed
 	fresh   int32
-	places  int                  // for the greatest block, in slabs as they are; fresh ones included
 	heads   [slabUnits + 1]int32 // stacks of slabs by longest free run; index+1, 0 is empty
 	present uint64               // bit i: heads[i] is not empty
 	trimmed []int32              // slabs without a block whose pages were given back
 	blocks  int64                // bytes
 	charged int64
 	peak    int64
-	over    int64 // most that ChargeForce exceeded the cap by
 	closed  bool
 
 	warming sync.WaitGroup // goroutines that touch memory ahead of its use
@@ -64,13 +59,9 @@ func New(capBytes int64) (*Arena, error) {
 	if n > 1<<30 {
 		return nil, fmt.Errorf("saker: arena: capacity %d is too large", capBytes)
 	}
-	reserve := min(max(capBytes/32, MaxBlock), maxReserve)
 	a := &Arena{
-		cap:    capBytes,
-		limit:  capBytes - reserve,
-		keep:   int(reserve / MaxBlock),
-		slabs:  make([]slab, n),
-		places: 2 * int(n),
+		cap:   capBytes,
+		slabs: make([]slab, n),
 	}
 	if err := a.mem.open(n * slabSize); err != nil {
 		return nil, fmt.Errorf("saker: arena: %w", err)
@@ -101,41 +92,31 @@ func (a *Arena) Close() error {
 }
 
 // Alloc returns a block of n bytes rounded up to a multiple of UnitSize, or nil
-// if none is to be had without the reserve. Its contents are undefined.
+// if none is to be had. Its contents are undefined.
 //
 // REQUIRES: 0 < n ≤ MaxBlock; nil otherwise.
 func (a *Arena) Alloc(n int) []byte {
 	a.mu.Lock()
-	b := a.allocLocked(n, a.limit, a.keep)
+	b := a.allocLocked(n, 0)
 	a.mu.Unlock()
 	return b
 }
 
-// AllocReserve is Alloc for those whose work frees memory: it may use the
-// reserve (M2).
-func (a *Arena) AllocReserve(n int) []byte {
-	a.mu.Lock()
-	b := a.allocLocked(n, a.cap, 0)
-	a.mu.Unlock()
-	return b
-}
-
-func (a *Arena) allocLocked(n int, limit int64, keep int) []byte {
+// allocLocked is Alloc if charge bytes fit beside the block. REQUIRES: a.mu is held.
+func (a *Arena) allocLocked(n int, charge int64) []byte {
 	units := (n + UnitSize - 1) / UnitSize
 	size := int64(units) * UnitSize
-	if n <= 0 || units > blockUnits || a.blocks+a.charged+size > limit || a.closed {
+	if n <= 0 || units > blockUnits || a.blocks+a.charged+size+charge > a.cap || a.closed {
 		return nil
 	}
-	i := a.fitLocked(units, a.places > keep)
+	i := a.fitLocked(units)
 	if i < 0 {
 		return nil
 	}
 	s := &a.slabs[i]
 	at := firstRun(s.free, units)
-	a.places -= placesIn(s.free)
 	s.free &^= unitMask(at, units)
 	s.starts |= 1 << at
-	a.places += placesIn(s.free)
 	a.restackLocked(i, s)
 	a.blocks += size
 	a.publishLocked()
@@ -144,20 +125,11 @@ func (a *Arena) allocLocked(n int, limit int64, keep int) []byte {
 
 // fitLocked returns the slab for a block of units, -1 if there is none: one whose
 // longest run is the shortest that suffices, whole ones last, those with warm
-// pages before fresh ones. Unless spend is set it leaves the number of places as
-// it is.
-func (a *Arena) fitLocked(units int, spend bool) int32 {
+// pages before fresh ones.
+func (a *Arena) fitLocked(units int) int32 {
 	fit := a.present >> units << units // of slabs with blocks: a run has fewer than 64 units
-	switch {
-	case spend:
-	case fit&(1<<blockUnits-1) == 0:
-		fit = fit >> (units + blockUnits) << (units + blockUnits) // behind the block a place remains
-	}
 	if fit != 0 {
 		return a.heads[bits.TrailingZeros64(fit)] - 1
-	}
-	if !spend {
-		return -1
 	}
 	return a.wholeSlabLocked()
 }
@@ -185,8 +157,8 @@ func (a *Arena) wholeSlabLocked() int32 {
 	return i
 }
 
-// Free takes back a block that Alloc or AllocReserve returned. The slice may
-// have been shortened at its end. A slice that is not a block, or not any more,
+// Free takes back a block that Alloc returned. The slice may have been shortened
+// at its end. A slice that is not a block, or not any more,
 // is a fault of the program that would give one piece of memory to two owners:
 // Free panics.
 func (a *Arena) Free(b []byte) {
@@ -215,9 +187,7 @@ func (a *Arena) cutLocked(b []byte, keep int) {
 	} else {
 		a.mem.dropTail(b[keep*UnitSize:])
 	}
-	a.places -= placesIn(s.free)
 	s.free |= unitMask(at+keep, units-keep)
-	a.places += placesIn(s.free)
 	a.restackLocked(i, s)
 	a.blocks -= int64(units-keep) * UnitSize
 }

@@ -17,9 +17,6 @@ func mustNew(tb testing.TB, capBytes int64) *Arena {
 		if err := a.Check(); err != nil {
 			tb.Error(err)
 		}
-		if a.Overdrawn() != 0 {
-			return
-		}
 		if a.Peak() > a.Cap() {
 			tb.Errorf("M1: peak %d above cap %d", a.Peak(), a.Cap())
 		}
@@ -65,81 +62,43 @@ func TestAllocSizes(t *testing.T) {
 	}
 }
 
-// TestReserve: M1 and M2. The reserve is there for AllocReserve however badly
-// Alloc has fragmented the rest.
-func TestReserve(t *testing.T) {
+// M1: everything up to the cap can be had, in the least blocks and, when they are
+// gone, in the greatest, and nothing more.
+func TestAllOfIt(t *testing.T) {
 	a := mustNew(t, 1<<20)
-	var got [][]byte
-	for {
-		b := a.Alloc(UnitSize)
-		if b == nil {
-			break
+	for _, size := range []int{UnitSize, MaxBlock} {
+		var got [][]byte
+		for b := a.Alloc(size); b != nil; b = a.Alloc(size) {
+			got = append(got, b)
 		}
-		got = append(got, b)
-	}
-	if want := a.Cap() - a.ReserveBytes(); a.Reserved() != want {
-		t.Fatalf("Alloc stopped at %d, want %d", a.Reserved(), want)
-	}
-	// Every other unit is free now: nothing of two units fits outside the reserve.
-	for i := 0; i < len(got); i += 2 {
-		a.Free(got[i])
-	}
-	if a.Alloc(2*UnitSize) != nil {
-		t.Error("Alloc used the reserve")
-	}
-	b := a.AllocReserve(MaxBlock)
-	if b == nil {
-		t.Fatal("AllocReserve failed in a fragmented arena")
-	}
-	if a.AllocReserve(MaxBlock) != nil {
-		t.Error("AllocReserve found a slab that is not there")
-	}
-	a.Free(b)
-	for i := 1; i < len(got); i += 2 {
-		a.Free(got[i])
-	}
-	if a.Reserved() != 0 {
-		t.Errorf("%d bytes left", a.Reserved())
-	}
-	for range a.Cap()/MaxBlock - 1 {
-		if a.Alloc(MaxBlock) == nil {
-			t.Fatal("free memory did not become whole again")
+		if a.Reserved() != a.Cap() || a.Charge(1) {
+			t.Fatalf("blocks of %d: %d bytes of %d can be had", size, a.Reserved(), a.Cap())
 		}
-	}
-	if a.Alloc(UnitSize) != nil || a.Charge(1) {
-		t.Error("more than the limit")
+		for _, b := range got {
+			a.Free(b)
+		}
 	}
 }
 
 func TestCharge(t *testing.T) {
 	a := mustNew(t, MinCap)
-	limit := a.Cap() - a.ReserveBytes()
-	if a.Charge(limit + 1) {
-		t.Error("charged into the reserve")
+	if a.Charge(a.Cap() + 1) {
+		t.Error("charged more than there is")
 	}
-	if !a.Charge(limit - 4<<10) {
+	if !a.Charge(a.Cap() - 4<<10) {
 		t.Fatal("charge failed")
 	}
 	if a.Alloc(5<<10) != nil {
-		t.Error("blocks and charges exceed the limit")
+		t.Error("blocks and charges exceed the cap")
 	}
 	b := a.Alloc(4 << 10)
-	if b == nil || a.Charge(1) {
-		t.Error("blocks + charged < limit, or above it")
-	}
-	a.ChargeForce(a.ReserveBytes())
-	if a.Reserved() != a.Cap() || a.Overdrawn() != 0 || a.AllocReserve(1) != nil {
+	if b == nil || a.Charge(1) || a.Reserved() != a.Cap() {
 		t.Errorf("reserved %d of %d", a.Reserved(), a.Cap())
 	}
 	a.Uncharge(a.Charged())
 	if a.Reserved() != 4<<10 || a.Charged() != 0 {
 		t.Errorf("reserved %d, charged %d", a.Reserved(), a.Charged())
 	}
-	a.ChargeForce(a.Cap())
-	if a.Overdrawn() != 4<<10 || a.Charge(0) || a.AllocReserve(1) != nil {
-		t.Errorf("overdrawn %d", a.Overdrawn())
-	}
-	a.Uncharge(a.Cap())
 	a.Free(b)
 	mustPanic(t, "uncharge", func() { a.Uncharge(1) })
 	if err := a.Close(); err != nil {
@@ -188,7 +147,7 @@ func TestClose(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if a.Alloc(1) != nil || a.AllocReserve(1) != nil {
+	if a.Alloc(1) != nil {
 		t.Error("Alloc after Close")
 	}
 }
@@ -201,7 +160,7 @@ func TestHalvesArePacked(t *testing.T) {
 		a := mustNew(t, 64<<20)
 		for a.Alloc(size<<10) != nil {
 		}
-		if used := float64(a.Reserved()) / float64(a.Cap()-a.ReserveBytes()); used < 0.79 {
+		if used := float64(a.Reserved()) / float64(a.Cap()); used < 0.79 {
 			t.Errorf("blocks of %d KiB: only %.0f %% can be used", size, 100*used)
 		}
 	}
@@ -218,7 +177,7 @@ func TestHalvesArePacked(t *testing.T) {
 		bs[i] = bs[len(bs)-1]
 		bs = bs[:len(bs)-1]
 	}
-	if used := float64(a.Reserved()) / float64(a.Cap()-a.ReserveBytes()); used < 0.85 {
+	if used := float64(a.Reserved()) / float64(a.Cap()); used < 0.85 {
 		t.Errorf("pages of all sizes: only %.0f %% can be used", 100*used)
 	}
 	if err := a.Check(); err != nil {
@@ -260,7 +219,7 @@ func TestTrim(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Free(bs[0])
-	for range a.Cap()/MaxBlock - 1 {
+	for range a.Cap() / MaxBlock {
 		if a.Alloc(MaxBlock) == nil {
 			t.Fatal("trimmed memory is lost")
 		}

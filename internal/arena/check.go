@@ -13,19 +13,16 @@ func (a *Arena) Check() error {
 	defer a.trimMu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.blocks+a.charged > a.cap+a.over || a.now.Load() != a.blocks+a.charged || a.peak > a.cap+a.over {
+	if a.blocks+a.charged > a.cap || a.now.Load() != a.blocks+a.charged || a.peak > a.cap {
 		return fmt.Errorf("saker: arena: M1: blocks %d, charged %d, peak %d, cap %d", a.blocks, a.charged, a.peak, a.cap)
 	}
 	var used int64
-	places := 2 * (len(a.slabs) - int(a.fresh))
 	stacked := make(map[int32]int)
 	for i := range a.slabs[:a.fresh] {
 		s := &a.slabs[i]
 		if s.free == 0 && s.starts == 0 {
-			places += 2 // trimmed
-			continue
+			continue // trimmed
 		}
-		places += placesIn(s.free)
 		if s.starts&s.free != 0 || s.starts == 0 && s.free != wholeSlab {
 			return fmt.Errorf("saker: arena: slab %d: free %#x, starts %#x", i, s.free, s.starts)
 		}
@@ -37,8 +34,8 @@ func (a *Arena) Check() error {
 		}
 		used += int64(slabUnits-bits.OnesCount64(s.free)) * UnitSize
 	}
-	if used != a.blocks || places != a.places {
-		return fmt.Errorf("saker: arena: %d bytes in slabs, %d counted; %d places, %d counted", used, a.blocks, places, a.places)
+	if used != a.blocks {
+		return fmt.Errorf("saker: arena: %d bytes in slabs, %d counted", used, a.blocks)
 	}
 	for run := range int32(slabUnits + 1) {
 		n, prev := 0, int32(0)

@@ -2,12 +2,10 @@
 // budget, outside the Go heap, so that the collector neither scans nor counts
 // them. When the budget is used up it says no; it never grows.
 //
-//	         cap
-//	├──────────────────────────────────────────────┬─────────┤
-//	│ blocks (in slabs)   │ charged (on Go's heap)  │ reserve │
-//	└─────────────────────┴─────────────────────────┴─────────┘
-//	Alloc, Charge up to here ──────────────────────▲         ▲
-//	AllocReserve, ChargeForce up to here ────────────────────┘
+//	                                               cap
+//	├───────────────────┬───────────────────────┬────┤
+//	│ blocks (in slabs) │ charged (on Go's heap) │    │
+//	└───────────────────┴───────────────────────┴────┘
 //
 //	slab, 64 KiB: 64 units of 1 KiB, one bit each (half of it shown)
 //	├┬┬┬┬┬┬┬┬┼┬┬┬┬┬┬┬┬┼┬┬┬┬┬┬┬┬┼┬┬┬┬┬┬┬┬┤
@@ -26,10 +24,10 @@
 // Invariants
 //
 //   - M1: Reserved() = blocks + charged ≤ Cap() at every moment, and so is
-//     Peak(). ChargeForce alone could break it; see there.
-//   - M2: Alloc and Charge leave ReserveBytes() free, and Alloc leaves as many
-//     places for the greatest block, so AllocReserve does not fail for fragmentation before the
-//     reserve is used up.
+//     Peak().
+//   - M2: Shrink and Trade give memory back in place and cannot fail for want of
+//     any, so that nobody needs memory to free memory. Therefore nothing is set
+//     aside for those who do.
 //   - A block lies in one slab, starts on a unit, and overlaps no other.
 //   - A unit is free, or belongs to exactly one block.
 //

@@ -15,7 +15,7 @@ func TestModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		limit := a.Cap() - a.ReserveBytes()
+		limit := a.Cap()
 		type block struct {
 			b   []byte
 			tag byte
@@ -40,7 +40,7 @@ func TestModel(t *testing.T) {
 				if b := a.Alloc(n); b != nil {
 					add(b, n)
 					if blocks+charged > limit {
-						t.Fatalf("M2: Alloc left %d of the reserve", a.Cap()-blocks-charged)
+						t.Fatalf("M1: %d bytes of %d", blocks+charged, limit)
 					}
 				}
 			},
@@ -49,14 +49,8 @@ func TestModel(t *testing.T) {
 				n := rapid.IntRange(1, UnitSize).Draw(t, "n")
 				if b := a.Alloc(n); b != nil {
 					add(b, n)
-				} else if blocks+charged+UnitSize <= limit-MaxBlock {
+				} else if blocks+charged+UnitSize <= limit {
 					t.Fatalf("Alloc(%d) failed at %d of %d", n, blocks+charged, limit)
-				}
-			},
-			"reserve": func(t *rapid.T) {
-				n := rapid.IntRange(1, MaxBlock).Draw(t, "n")
-				if b := a.AllocReserve(n); b != nil {
-					add(b, n)
 				}
 			},
 			"free": func(t *rapid.T) {
@@ -73,8 +67,6 @@ func TestModel(t *testing.T) {
 				live[i] = live[len(live)-1]
 				live = live[:len(live)-1]
 			},
-			// The tail of a shrunk block may make a place for the greatest one: that
-			// was not counted at first.
 			"shrink": func(t *rapid.T) {
 				if len(live) == 0 {
 					return
@@ -99,7 +91,7 @@ func TestModel(t *testing.T) {
 				if b := a.AllocCharge(n, charge); b != nil {
 					add(b, n)
 					if charged += charge; blocks+charged > limit {
-						t.Fatalf("M2: AllocCharge left %d of the reserve", a.Cap()-blocks-charged)
+						t.Fatalf("M1: %d bytes of %d", blocks+charged, limit)
 					}
 				}
 			},
@@ -147,15 +139,15 @@ func TestModel(t *testing.T) {
 			a.Free(x.b)
 		}
 		a.Uncharge(charged)
-		// Whole again: every slab but those of the reserve can be had.
-		for range a.Cap()/MaxBlock - a.ReserveBytes()/MaxBlock {
+		// Whole again: all of it can be had in the greatest blocks.
+		for range a.Cap() / MaxBlock {
 			b := a.Alloc(MaxBlock)
 			if b == nil {
 				t.Fatal("memory was lost")
 			}
 			live = append(live, block{b: b})
 		}
-		for _, x := range live[len(live)-int(a.Cap()/MaxBlock-a.ReserveBytes()/MaxBlock):] {
+		for _, x := range live[len(live)-int(a.Cap()/MaxBlock):] {
 			a.Free(x.b)
 		}
 		if err := a.Close(); err != nil {

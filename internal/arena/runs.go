@@ -8,20 +8,6 @@ const wholeSlab = 1<<slabUnits - 1
 // unitMask returns n bits from bit at on.
 func unitMask(at, n int) uint64 { return (1<<n - 1) << at }
 
-// placesIn returns how many of the greatest blocks a slab has room for as it is.
-func placesIn(free uint64) int {
-	if free == wholeSlab {
-		return 2
-	}
-	for have := 1; have < blockUnits; have *= 2 {
-		free &= free >> have
-	}
-	if free != 0 {
-		return 1
-	}
-	return 0
-}
-
 // firstRun returns the lowest position at which n free units begin. It is the
 // beginning of its run, so what is left of that run stays in one piece.
 //

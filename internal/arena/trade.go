@@ -6,7 +6,7 @@ package arena
 func (a *Arena) AllocCharge(n int, charge int64) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b := a.allocLocked(n, a.limit-charge, a.keep)
+	b := a.allocLocked(n, charge)
 	if b != nil {
 		a.charged += charge
 		a.publishLocked()

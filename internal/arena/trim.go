@@ -20,7 +20,6 @@ func (a *Arena) Trim() int64 {
 		n += slabSize
 		a.mu.Lock()
 		a.trimmed = append(a.trimmed, i)
-		a.places += 2
 		a.mu.Unlock()
 	}
 }
@@ -32,18 +31,16 @@ func (a *Arena) Touched() int64 {
 	return max(int64(a.fresh)*slabSize, a.mem.touchedAhead()) - int64(len(a.trimmed))*slabSize
 }
 
-// takeWhole removes a touched slab without a block from its stack. The reserve is
-// left alone, so that AllocReserve finds it at every moment.
+// takeWhole removes a touched slab without a block from its stack.
 func (a *Arena) takeWhole() (int32, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i := a.heads[slabUnits] - 1
-	if i < 0 || a.places-2 < a.keep || a.closed {
+	if i < 0 || a.closed {
 		return 0, false
 	}
 	s := &a.slabs[i]
 	s.free = 0
 	a.restackLocked(i, s)
-	a.places -= 2
 	return i, true
 }
