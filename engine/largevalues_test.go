@@ -89,12 +89,11 @@ func TestCollectValuesReplacedByOneTransaction(t *testing.T) {
 			})
 			evictAll(t, db)
 			check(t, db.Checkpoint(ctx))
-			for range 3 {
+			// A merge that was asked for meanwhile may hold the run during a pass.
+			eventually(t, "fall of the run", func() bool {
 				check(t, db.CollectSpace(ctx))
-			}
-			if n := db.space.RunBytes(); n > 5*size/2 {
-				t.Errorf("%d KiB in runs for a value of %d", n>>10, size>>10)
-			}
+				return db.space.RunBytes() <= 5*size/2
+			})
 			inView(t, db, func(tx *Tx) { gets(t, tx, tb, "k", string(value(19, size))) })
 			mustClose(t, db)
 		})
