@@ -106,7 +106,7 @@ func (db *DB) dropTable(ctx context.Context, name string) error {
 		return err
 	}
 	t.Dropped.Store(uint64(d.TS))
-	t.DropEnd = db.log.End()
+	t.DropEnd, _ = db.m.Published() // not the end of the log: no commit may ever pass that
 	db.mu.Lock()
 	delete(db.tables, name)
 	db.mu.Unlock()

@@ -202,11 +202,12 @@ func readded(a tablespace.Addr, fr *versionchain.Frame, o *versionchain.Outcome)
 // installWithin is install, but a hole is clipped to [low, high).
 func (t *Table) installWithin(key, low, high []byte) error {
 	c := t.cache
-	_, found, holeLow, holeHigh, err := c.space.Lookup(t.ID, key)
+	en, found, holeLow, holeHigh, err := c.space.Lookup(t.ID, key)
 	if err != nil {
 		return err
 	}
 	if found {
+		c.space.ReleaseEntry(&en)
 		return t.installShort(key)
 	}
 	moved, sealed := t.moved.Load(), t.sealed.Load()
