@@ -220,7 +220,10 @@ func (s *Space) openMap() error {
 		EventListener:               &pebble.EventListener{},
 	}
 	po.EventListener.DataCorruption = func(pebble.DataCorruptionInfo) {} // the reader gets the error
-	po.EventListener.CompactionEnd = func(pebble.CompactionInfo) {
+	po.EventListener.CompactionEnd = func(info pebble.CompactionInfo) {
+		if info.Err != nil {
+			s.compactor.failed.Store(true)
+		}
 		select {
 		case s.compacted <- struct{}{}:
 		default:
