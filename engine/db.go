@@ -108,7 +108,7 @@ func (db *DB) open() (err error) {
 	db.space, err = tablespace.Open(tablespace.Options{
 		FS: fs, Dir: fs.PathJoin(db.dir, spaceDir), Incarnation: db.incarnation,
 		MemTableSize: db.o.MapMemTable, CacheSize: db.o.mapCache, BufferSize: db.o.runBuffer,
-		RunSize: db.o.RunSize, SyncLog: db.syncLog, OnFailure: db.fail,
+		RunSize: db.o.RunSize, SyncLog: db.syncLog, OnFailure: db.fail, Used: len(db.log.Files()) > 0,
 	})
 	if err != nil {
 		return err

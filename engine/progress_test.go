@@ -10,7 +10,7 @@ import (
 func TestRecoveryTellsProgress(t *testing.T) {
 	o := crashOptions(t)
 	o.LogSegmentSize, o.LogLimit = 4<<20, 256<<20 // no checkpoint of its own
-	o.MapMemTable = 16 << 20 // no flush of its own
+	o.MapMemTable = 16 << 20                      // no flush of its own
 	o.SyncInterval = time.Hour
 	db := mustOpen(t, o)
 	tb, frames := mustTable(t, db, "t"), mustTable(t, db, "frames")

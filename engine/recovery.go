@@ -480,6 +480,12 @@ func (r *recovery) finish(l *tablespace.Loaded) error {
 	if err := r.edit(func(e txnEdit) { e.EndRecovery() }); err != nil {
 		return err
 	}
+	if l.LastSeq == 0 {
+		// From now on the map on disk says that there was a log (checkLog).
+		if _, err := db.space.Flush(); err != nil {
+			return err
+		}
+	}
 	for _, run := range l.Runs {
 		if run.Owner != 0 && !db.cache.KnowsOwner(run.Owner) {
 			if err := db.space.DropRun(run.Run); err != nil && !errors.Is(err, tablespace.ErrRunNotFound) {

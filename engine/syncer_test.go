@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
 )
 
 // The loss window of NoSync: before a tick a crash may take the commit, after it no
@@ -78,4 +79,55 @@ func TestNoSyncWindowUnderCheckpoint(t *testing.T) {
 		}
 	})
 	mustClose(t, db)
+}
+
+// When Sync has returned, no NoSync commit before it can be lost, whatever it left to
+// be written: rows in the log, rows chilled ahead of it, frames in runs.
+func TestSyncKeepsWhatWasCommitted(t *testing.T) {
+	o := crashOptions(t)
+	o.SyncInterval, o.ChillThreshold = time.Hour, 64<<10
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	const each = 1500
+	kept := 0
+	commits := []func(tx *Tx){
+		func(*Tx) {},                    // small
+		func(*Tx) { chillAll(t, db) },   // chilled
+		func(*Tx) { backlogAll(t, db) }, // in frames
+		func(tx *Tx) { backlogAll(t, db); put(t, tx, tb, "k000000", string(value(0, 100))) },
+	}
+	for i, then := range commits {
+		tx := mustBegin(t, db, TxOptions{NoSync: true})
+		rows := 5
+		if i > 0 {
+			rows = each
+		}
+		fillRows(t, tx, tb, kept, kept+rows, 100)
+		then(tx)
+		commit(t, tx)
+		lost := mustOpen(t, crashed(o, 0))
+		inView(t, lost, func(tx *Tx) { wantRows(t, tx, mustTable(t, lost, "t"), 0, kept, 100) })
+		mustClose(t, lost)
+		kept += rows
+		check(t, db.Sync())
+		db2 := mustOpen(t, crashed(o, 0))
+		inView(t, db2, func(tx *Tx) { wantRows(t, tx, mustTable(t, db2, "t"), 0, kept, 100) })
+		mustClose(t, db2)
+	}
+	mustClose(t, db)
+}
+
+// No goroutine outlives Close, with transactions still open too.
+func TestNoGoroutineOutlivesClose(t *testing.T) {
+	before := append(ofAbandonedMaps(), goleak.IgnoreCurrent())
+	db := mustOpen(t, faultOptions(newCrashFS(t)))
+	tb := mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, 3000, 100) })
+	open := mustBegin(t, db, TxOptions{})
+	fillRows(t, open, tb, 0, 3000, 100)
+	mustBegin(t, db, TxOptions{ReadOnly: true})
+	check(t, db.Close())
+	if err := goleak.Find(before...); err != nil {
+		t.Error(err)
+	}
 }

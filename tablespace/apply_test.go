@@ -489,13 +489,23 @@ func TestAbandonedMapRests(t *testing.T) {
 		t.Errorf("close: %v", err)
 	}
 	// It tries once more at most, which parks: then nothing is tried any more.
-	buf := make([]byte, 1<<20)
+	create := fmt.Sprintf("(*mapFS).Create(%p", s.mapFS)
 	eventually(t, "the flush is parked", func() bool {
-		for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-			if strings.Contains(g, "tablespace.park") && strings.Contains(g, fmt.Sprintf("(*mapFS).Create(%p", s.mapFS)) {
+		for g := range strings.SplitSeq(allStacks(), "\n\n") {
+			if strings.Contains(g, "tablespace.park") && strings.Contains(g, create) {
 				return true
 			}
 		}
 		return false
 	})
+}
+
+// allStacks returns the stacks of all goroutines.
+func allStacks() string {
+	for n := 1 << 20; ; n *= 2 {
+		buf := make([]byte, n)
+		if got := runtime.Stack(buf, true); got < n {
+			return string(buf[:got])
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/errors/oserror"
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/objstorage"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -354,8 +355,10 @@ func (c *checker) mapFiles() error {
 				err := c.mapFile(path)
 				if again && oserror.IsNotExist(err) {
 					missing[path] = true
-				} else if err != nil {
+				} else if pebble.IsCorruptionError(err) || oserror.IsNotExist(err) {
 					c.corrupt(path, blockOf(err), "%v", err)
+				} else if err != nil {
+					c.Report(fmt.Errorf("saker: read %s: %w", path, err))
 				}
 			}
 		}

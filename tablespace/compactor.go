@@ -2,6 +2,8 @@ package tablespace
 
 import (
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -24,10 +26,13 @@ type compactor struct {
 	asking   bool // somebody asks Pebble what waits
 	granting bool // from open on
 	stopped  bool
+
+	failed atomic.Bool // a compaction did, and none has been held up for it yet
+	rest   func()      // holds it up
 }
 
 func newCompactor() *compactor {
-	c := &compactor{}
+	c := &compactor{rest: func() { time.Sleep(retryPause) }} //nolint:forbidigo // as mapFS: nothing to wait for
 	c.idle.L = &c.mu
 	return c
 }
@@ -137,6 +142,9 @@ func (c *compactor) CumulativeStats(pebble.CompactionGrantHandleStats) {}
 
 // Done implements pebble.CompactionGrantHandle.
 func (c *compactor) Done() {
+	if c.failed.Swap(false) {
+		c.rest()
+	}
 	c.mu.Lock()
 	c.running--
 	c.idle.Broadcast()

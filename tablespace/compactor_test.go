@@ -57,10 +57,22 @@ func TestCompactor(t *testing.T) {
 	try("paused", false)
 	c.open()
 	want("resumed", 3)
+	// After one that failed the next is held up: it would most likely fail too.
+	d.waiting = 1
+	c.failed.Store(true)
+	rests := 0
+	c.rest = func() { rests++; want("resting", 3) }
+	c.Done()
+	want("rested", 4)
+	c.Done()
+	if rests != 1 {
+		t.Errorf("rested %d times after one failure", rests)
+	}
+	try("after the rest", true)
 	d.waiting = 1
 	c.stop()
 	c.Done()
-	want("stopped", 3)
+	want("stopped", 4)
 	try("stopped", false)
 	c.Unregister()
 }

@@ -32,6 +32,7 @@ type mapFS struct {
 	once    sync.Once
 	wrecked chan struct{} // closed when a goroutine is parked
 	left    atomic.Bool   // the map was abandoned
+	reads   mapReads
 
 	mu      sync.Mutex
 	locks   []io.Closer         // to release the lock of an abandoned map
@@ -153,7 +154,7 @@ func (f *mapFS) Remove(name string) error {
 	if err := f.beforeMarker(name); err != nil {
 		return err
 	}
-	return f.FS.Remove(name)
+	return f.reads.note(f.FS.Remove(name))
 }
 
 // beforeMarker syncs the directory before a marker file appears or goes. Pebble
@@ -190,7 +191,7 @@ func (f *mapFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) 
 // OpenDir implements vfs.FS. The directory is vital: markers are moved by it.
 func (f *mapFS) OpenDir(name string) (vfs.File, error) {
 	d, err := f.FS.OpenDir(name)
-	if err != nil {
+	if f.reads.note(err) != nil {
 		return nil, err
 	}
 	if c := f.copyOf(name); c != nil {
@@ -211,7 +212,7 @@ func (f *mapFS) Rename(oldname, newname string) error {
 // Lock implements vfs.FS.
 func (f *mapFS) Lock(name string) (io.Closer, error) {
 	l, err := f.FS.Lock(name)
-	if err == nil {
+	if f.reads.note(err) == nil {
 		f.mu.Lock()
 		f.locks = append(f.locks, l)
 		f.mu.Unlock()

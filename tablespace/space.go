@@ -3,6 +3,7 @@ package tablespace
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -36,6 +37,9 @@ type Options struct {
 	MaxQueuedEdits int   // default 4096
 	RunSize        int64 // where Run.Full becomes true; default 256 MiB
 
+	// Used says that the store was written to before, so that a map must be there.
+	// Run files say so too.
+	Used bool
 	// SyncLog makes the serial log durable as far as committed frames need it.
 	SyncLog func() error
 	// OnFailure is called once, on its own goroutine, at the first failure to
@@ -116,6 +120,7 @@ type Space struct {
 
 // Open opens the space in o.Dir, creating it unless o.ReadOnly is set. Then
 // recovery uses Loaded, edits what it must, and says EndRecovery.
+// *base.CorruptionError if a file of the map is damaged or missing.
 func Open(o Options) (*Space, error) {
 	o.setDefaults()
 	s := &Space{o: o, runs: map[base.RunID]*Run{}, dirty: map[*Run]struct{}{}, pool: newChunkPool(o.BufferSize)}
@@ -188,8 +193,14 @@ func (s *Space) syncDir(path string) error {
 	return nil
 }
 
-// openMap opens Pebble.
+// openMap opens Pebble. A map is made, and durable, before anything is written that
+// relies on it, so only a space without runs may be without one: rows of shared runs
+// whose log is reused are found by the map alone.
 func (s *Space) openMap() error {
+	used, err := s.used()
+	if err != nil {
+		return err
+	}
 	cache := pebble.NewCache(s.o.CacheSize)
 	po := &pebble.Options{
 		Cache:              cache,
@@ -204,11 +215,15 @@ func (s *Space) openMap() error {
 		L0StopWritesThreshold:       1 << 20,
 		MaxOpenFiles:                256,
 		ReadOnly:                    s.o.ReadOnly,
+		ErrorIfNotExists:            used,
 		Logger:                      mapLogger{&s.p},
 		EventListener:               &pebble.EventListener{},
 	}
 	po.EventListener.DataCorruption = func(pebble.DataCorruptionInfo) {} // the reader gets the error
-	po.EventListener.CompactionEnd = func(pebble.CompactionInfo) {
+	po.EventListener.CompactionEnd = func(info pebble.CompactionInfo) {
+		if info.Err != nil {
+			s.compactor.failed.Store(true)
+		}
 		select {
 		case s.compacted <- struct{}{}:
 		default:
@@ -227,11 +242,24 @@ func (s *Space) openMap() error {
 		cache.Unref() // an abandoned map goes on using it
 	}
 	if err != nil {
-		return s.mapError("open leaf map", err)
+		return s.openError(err)
 	}
+	s.mapFS.reads.opened.Store(true)
 	s.db = db
 	s.compactor.open()
 	return nil
+}
+
+// used reports whether a map must be there.
+func (s *Space) used() (bool, error) {
+	if s.o.Used {
+		return true, nil
+	}
+	names, err := s.o.FS.List(s.runDir)
+	if err != nil {
+		return false, fmt.Errorf("saker: list runs: %w", err)
+	}
+	return slices.ContainsFunc(names, func(name string) bool { _, ok := parseRunName(name); return ok }), nil
 }
 
 // mapLogger is Pebble's logger. What Pebble calls fatal poisons the space instead

@@ -290,10 +290,8 @@ func eventually(tb testing.TB, what string, cond func() bool) {
 // one like it; Verify found them.
 func TestEmptyRunFileIsCollected(t *testing.T) {
 	fs := vfs.NewMem()
-	o := smallOptions(fs, 1)
-	if err := fs.MkdirAll(fs.PathJoin(o.Dir, runDirName), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	mustClose(t, mustOpen(t, smallOptions(fs, 1)))
+	o := smallOptions(fs, 2)
 	path := fs.PathJoin(o.Dir, runDirName, "0000000000000007.run")
 	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
