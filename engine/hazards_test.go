@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -611,6 +612,9 @@ func TestRecordMemoryExhausted(t *testing.T) {
 	if !testing.Short() {
 		err = tx.Put(tb, []byte("l"), []byte("x"))
 		wantErr(t, "put without memory", err, ErrRecordMemory)
+		if !strings.HasSuffix(err.Error(), db.holders()) {
+			t.Errorf("M3: %v\ndoes not say who holds the memory: %s", err, db.holders())
+		}
 		if IsRetryable(err) || errors.Is(err, ErrConflict) {
 			t.Error("lack of memory looks like a conflict")
 		}
