@@ -110,9 +110,7 @@ func (c *Cache) Holders() string {
 	})
 	c.mu.RLock()
 	owners := len(c.owners)
-	for _, d := range c.owners {
-		outcomes += d.cost
-	}
+	outcomes = c.outcomes
 	c.mu.RUnlock()
 	return fmt.Sprintf("%d leaves, %d of them with pinned versions, hold %d bytes in pages and %d for themselves and their lists; "+
 		"outcomes of %d transactions %d bytes", leaves, pinned, pages, lists, owners, outcomes)
