@@ -351,10 +351,14 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 		l, full, err := t.tryLarge(ctx, w, m, key, value)
 		switch {
 		case l != nil && IsNoMemory(err) && !dropped:
-			dropped = true // what was rolled back may make room
-			if err := t.cache.dropSuperseded(ctx, l, minRead); err != nil {
+			// What was rolled back may make room. If the leaf was taken from memory
+			// meanwhile, nothing was dropped.
+			if err := errors.Join(ctx.Err(), t.cache.dropSuperseded(ctx, l, minRead)); err != nil {
 				return nil, err
 			}
+			l.mu.RLock()
+			dropped = !l.dead
+			l.mu.RUnlock()
 		case errors.Is(err, errLongList):
 			if err := t.shorten(ctx, key); err != nil {
 				return nil, err
