@@ -193,3 +193,38 @@ func TestSupersededValuesFillNoMemory(t *testing.T) {
 	inView(t, db, func(tx *Tx) { gets(t, tx, tb, key, string(value(79, 17<<10))) })
 	mustClose(t, db)
 }
+
+// M3: ErrRecordMemory names who holds memory: pinned versions, buffers, outcomes, the
+// oldest transaction. It told how much was reserved, and nobody could act on that.
+func TestHolders(t *testing.T) {
+	o := tinyOptions()
+	o.ChillThreshold = 1 << 30
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	has := func(want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if got := db.holders(); !strings.Contains(got, w) {
+				t.Errorf("%q is not in %q", w, got)
+			}
+		}
+	}
+	has("no transaction is open", "0 leaves", "outcomes of 0 transactions")
+	old := mustBegin(t, db, TxOptions{ReadOnly: true})
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "x") })
+	tx := mustBegin(t, db, TxOptions{})
+	for i := range 100 {
+		put(t, tx, tb, fmt.Sprintf("%04d", i), strings.Repeat("v", 100))
+	}
+	backlogAll(t, db)
+	put(t, tx, tb, "resident", "x")
+	has("2 transactions are open", "the oldest has written nothing and began 1 commits ago", "1 leaves, 0 of them with pinned versions")
+	if got := db.holders(); strings.Contains(got, "buffers of 0 bytes") || strings.Contains(got, "hold 0 bytes in pages") {
+		t.Error(got)
+	}
+	check(t, old.Rollback())
+	has("1 transactions are open", "the oldest is t1.")
+	commit(t, tx)
+	has("outcomes of 1 transactions", "no transaction is open")
+	mustClose(t, db)
+}

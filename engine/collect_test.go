@@ -189,3 +189,63 @@ func TestSpaceComesBack(t *testing.T) {
 	})
 	mustClose(t, db)
 }
+
+// Outcomes of small transactions that the scavenger had moved to frames stayed in
+// memory until enough space was dead to be worth a pass: 1700 of them took half of
+// the least record memory, and nothing moved those (M1, M3).
+func TestOutcomesMakeRoom(t *testing.T) {
+	db := mustOpen(t, tinyOptions())
+	tb := mustTable(t, db, "t")
+	for i := range 900 {
+		tx := mustBegin(t, db, TxOptions{NoSync: true})
+		put(t, tx, tb, fmt.Sprintf("%06d", i*7919%100000), "value")
+		backlogAll(t, db)
+		commit(t, tx)
+	}
+	check(t, db.CollectSpace(ctx))
+	if many := db.cache.ManyOutcomes(); many > 0 {
+		t.Errorf("outcomes are %d bytes above half of their share: %s", many, db.holders())
+	}
+	inView(t, db, func(tx *Tx) {
+		for i := range 900 {
+			gets(t, tx, tb, fmt.Sprintf("%06d", i*7919%100000), "value")
+		}
+	})
+	mustClose(t, db)
+}
+
+// The same with frames that stay, one in each of many leaves, where no merge comes:
+// they are rewritten, although next to nothing is dead.
+func TestOutcomesOfFramesThatStay(t *testing.T) {
+	db := mustOpen(t, tinyOptions())
+	db.collect.close() // no pass but ours
+	tb := mustTable(t, db, "t")
+	key := func(i int) string { return fmt.Sprintf("%06d", i) }
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range 3600 {
+			check(t, tx.Put(tb, []byte(key(i)), value(i, 4000)))
+		}
+	})
+	for i := range 900 {
+		tx := mustBegin(t, db, TxOptions{NoSync: true})
+		put(t, tx, tb, key(4*i), "new")
+		backlogAll(t, db)
+		commit(t, tx)
+	}
+	check(t, db.Checkpoint(ctx))
+	before := db.cache.ManyOutcomes()
+	check(t, db.CollectSpace(ctx))
+	if many := db.cache.ManyOutcomes(); before == 0 || many > 0 {
+		t.Errorf("outcomes were %d bytes above half of their share, and are %d: %s", before, many, db.holders())
+	}
+	inView(t, db, func(tx *Tx) {
+		for i := range 3600 {
+			want := "new"
+			if i%4 != 0 {
+				want = string(value(i, 4000))
+			}
+			gets(t, tx, tb, key(i), want)
+		}
+	})
+	mustClose(t, db)
+}

@@ -37,6 +37,10 @@ import (
 //     wait when they have grown by a quarter (gate), until a batch has left less
 //     dead than half of what is live. Writes of a transaction that has begun to write, commits, rollbacks
 //     and reads never wait for it.
+//   - Outcomes of decided owners stay in memory as long as a frame names them. When
+//     they take more than their share, a checkpoint forgets those that none names, and
+//     the smallest runs of the others are victims, however much of them is live:
+//     their rows go on without a name.
 //   - Whoever waits at the gate goes on when a pass has ended, whatever it
 //     achieved: what snapshots or live transactions pin stops no writer. A pass
 //     ends: it has so many batches at most, and each must remove a run.
@@ -48,6 +52,7 @@ type collector struct {
 
 	due, hard atomic.Int64 // bytes in runs: for the next survey, for the gate
 	dueRows   atomic.Uint64
+	outcomes  atomic.Int64 // that a pass could not bring below their share
 
 	least int64 // bytes that are worth anything; tests lower it before the first write
 
@@ -96,6 +101,9 @@ func (c *collector) close() {
 }
 
 func (c *collector) isDue(db *DB) bool {
+	if many := db.cache.ManyOutcomes(); many > 0 && many > c.outcomes.Load()/8*9 {
+		return true
+	}
 	return db.space.RunBytes() > c.due.Load() || db.cache.Stats.FramedRows.Load() > c.dueRows.Load()
 }
 
@@ -139,6 +147,7 @@ func (c *collector) open(db *DB, rows int64) {
 	defer c.gateMu.Unlock()
 	c.due.Store(n + max(c.least/2, n/8))
 	c.hard.Store(n + max(c.least, n/4))
+	c.outcomes.Store(db.cache.ManyOutcomes())
 	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, rows/8)))
 	close(c.gate)
 	c.gate = make(chan struct{})
@@ -164,6 +173,11 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		}
 		if err := c.unlink(db); err != nil {
 			return err
+		}
+		if db.cache.ManyOutcomes() > 0 {
+			if err := db.ckpt.run(ctx, db); err != nil { // which forgets those that nothing names
+				return err
+			}
 		}
 		if sv, err = c.survey(ctx, db, true); err != nil {
 			return err
@@ -325,6 +339,7 @@ func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
 	c.live.Store(p.live)
 	c.dead.Store(p.dead)
 	if p.dead < c.least/2 || p.dead*100 < total*maxDeadShare {
+		p.victims = c.namesakes(db, max(c.least, total/batchFraction))
 		return p
 	}
 	if roll {
@@ -342,6 +357,28 @@ func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
 		budget -= n
 	}
 	return p
+}
+
+// namesakes chooses the smallest runs of decided owners, if outcomes take too much
+// memory: as many as make room enough, of budget bytes at most.
+func (c *collector) namesakes(db *DB, budget int64) map[base.RunID]bool {
+	victims := map[base.RunID]bool{}
+	many := db.cache.ManyOutcomes()
+	if many == 0 {
+		return victims
+	}
+	list := slices.DeleteFunc(db.space.RunInfos(nil), func(r tablespace.RunInfo) bool {
+		return r.Owner == 0 || !r.Sealed || r.Listed == 0 || !db.cache.Committed(r.Owner)
+	})
+	slices.SortFunc(list, func(a, b tablespace.RunInfo) int { return cmp.Compare(a.Bytes, b.Bytes) })
+	for _, r := range list {
+		if budget -= r.Bytes; budget < 0 || many <= 0 {
+			break
+		}
+		victims[r.Run] = true
+		many -= recordcache.OutcomeBytes
+	}
+	return victims
 }
 
 // CollectSpace gives back what superseded and deleted rows take on disk, as far as

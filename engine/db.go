@@ -121,7 +121,9 @@ func (db *DB) open() (err error) {
 	if err != nil {
 		return err
 	}
-	db.scav = scavenger.New(scavenger.Config{Arena: db.arena, Cache: db.cache, Horizon: db.snaps.Horizon, Failure: db.failed})
+	db.scav = scavenger.New(scavenger.Config{
+		Arena: db.arena, Cache: db.cache, Horizon: db.snaps.Horizon, Failure: db.failed, Holders: db.holders,
+	})
 	db.cache.OnMerge(db.scav.RequestMerge)
 	return db.start()
 }
@@ -166,6 +168,14 @@ func (db *DB) start() error {
 	tick := time.NewTicker(db.o.SyncInterval)
 	db.syncer.start(db, tick.C, tick.Stop, nil)
 	return nil
+}
+
+// holders says who holds record memory (M3).
+func (db *DB) holders() string {
+	if db.m == nil {
+		return db.cache.Holders() // recovery, which waits in the goroutine of Open
+	}
+	return db.cache.Holders() + "; " + db.m.Holders()
 }
 
 // fail poisons the store (L8).

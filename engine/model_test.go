@@ -22,49 +22,6 @@ import (
 // transaction its snapshot and its own writes. It runs beside the store, one
 // operation at a time, and predicts each answer, errors included.
 
-// mver is a committed version; a nil value without lock is a deletion.
-type mver struct {
-	ts   int
-	val  []byte
-	lock bool // a lock alone: conflicts, changes nothing
-}
-
-type mtable struct {
-	name    string
-	h       *Table
-	recs    map[string][]mver
-	dropped int // clock of the drop, 0 while it lives
-	last    uint64
-}
-
-// mown is what a transaction did to a record.
-type mown struct {
-	written bool
-	val     []byte // nil: deleted
-}
-
-type mkey struct {
-	t *mtable
-	k string
-}
-
-type mtx struct {
-	tx       *Tx
-	ctx      *switchCtx
-	id       int
-	snap     int
-	readOnly bool
-	noSync   bool
-	own      map[mkey]mown
-	sps      []msp
-	wrote    map[*mtable]bool
-}
-
-type msp struct {
-	sp  Savepoint
-	own map[mkey]mown
-}
-
 type model struct {
 	t       *rapid.T
 	o       *Options
@@ -84,97 +41,9 @@ func (m *model) note(format string, args ...any) {
 	m.trace = append(m.trace, fmt.Sprintf("%d: "+format, append([]any{m.n}, args...)...))
 }
 
-func newest(vs []mver, snap int) (val []byte, ok bool) {
-	for _, v := range slices.Backward(vs) {
-		if v.ts <= snap && !v.lock {
-			return v.val, v.val != nil
-		}
-	}
-	return nil, false
-}
-
-// get is what x sees of a record.
-func (x *mtx) get(t *mtable, k string) ([]byte, bool) {
-	if o, ok := x.own[mkey{t, k}]; ok && o.written {
-		return o.val, o.val != nil
-	}
-	return newest(t.recs[k], x.snap)
-}
-
-// view is what x sees of a range, ascending.
-func (x *mtx) view(t *mtable, from, to []byte) (keys []string, vals [][]byte) {
-	seen := func(k string) bool {
-		return k >= string(from) && (to == nil || k < string(to))
-	}
-	for k := range t.recs {
-		if _, ok := x.get(t, k); ok && seen(k) {
-			keys = append(keys, k)
-		}
-	}
-	for mk := range x.own {
-		if mk.t != t || !seen(mk.k) {
-			continue
-		}
-		if _, ok := t.recs[mk.k]; ok {
-			continue
-		}
-		if _, ok := x.get(t, mk.k); ok {
-			keys = append(keys, mk.k)
-		}
-	}
-	sort.Strings(keys)
-	for _, k := range keys {
-		v, _ := x.get(t, k)
-		vals = append(vals, v)
-	}
-	return keys, vals
-}
-
-func (m *model) other(x *mtx, mk mkey) bool {
-	for _, y := range m.txs {
-		if _, ok := y.own[mk]; ok && y != x {
-			return true
-		}
-	}
-	return false
-}
-
 func (m *model) fatalf(format string, args ...any) {
 	m.t.Helper()
 	m.t.Fatalf("step %d: %s\n%s", m.n, fmt.Sprintf(format, args...), m.db.Metrics())
-}
-
-// predict returns the errors that a write may have; nil is success.
-func (m *model) predict(x *mtx, t *mtable, mode recordcache.Mode, k string) (may []error, waits bool) {
-	mk := mkey{t, k}
-	switch {
-	case t.dropped != 0 && x.readOnly:
-		return []error{ErrTableNotFound, ErrReadOnly}, false
-	case t.dropped != 0:
-		return []error{ErrTableNotFound}, false
-	case x.readOnly:
-		return []error{ErrReadOnly}, false
-	}
-	x.wrote[t] = true // or tried to, which is enough for DropTable to wait
-	vs := t.recs[k]
-	conflict := len(vs) > 0 && vs[len(vs)-1].ts > x.snap
-	if m.other(x, mk) {
-		if may = []error{context.Canceled}; conflict {
-			may = append(may, ErrConflict)
-		}
-		return may, true
-	}
-	if _, mine := x.own[mk]; conflict && !mine {
-		return []error{ErrConflict}, false
-	}
-	_, exists := x.get(t, k)
-	switch {
-	case mode == recordcache.ModeInsert && exists:
-		return []error{ErrKeyExists}, false
-	case (mode == recordcache.ModeUpdate || mode == recordcache.ModeDelete) && !exists:
-		return []error{ErrNotFound}, false
-	}
-	return []error{nil}, false
 }
 
 // write does one write and checks it.
@@ -234,57 +103,6 @@ func (m *model) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val []
 		val = nil
 	}
 	x.own[mk] = mown{written: true, val: val}
-}
-
-// readable reports whether x may read t, and checks that it may not otherwise.
-func (m *model) readable(x *mtx, t *mtable) bool {
-	if t.dropped == 0 || t.dropped > x.snap {
-		return true
-	}
-	if _, err := x.tx.Get(t.h, []byte("k")); !errors.Is(err, ErrTableNotFound) {
-		m.fatalf("tx %d: get from dropped table %s: %v", x.id, t.name, err)
-	}
-	return false
-}
-
-func (m *model) checkGet(x *mtx, t *mtable, k string) {
-	m.t.Helper()
-	want, ok := x.get(t, k)
-	got, err := x.tx.Get(t.h, []byte(k))
-	if ok && (err != nil || !bytes.Equal(got, want)) {
-		m.fatalf("tx %d (snapshot %d): get %s %.20q: %d bytes %.40q %v, want %d bytes %.40q", x.id, x.snap, t.name, k, len(got), got, err, len(want), want)
-	}
-	if !ok && !errors.Is(err, ErrNotFound) {
-		m.fatalf("tx %d (snapshot %d): get %s %.20q: %.40q %v, want it absent", x.id, x.snap, t.name, k, got, err)
-	}
-}
-
-func (m *model) checkScan(x *mtx, t *mtable, r Range) {
-	m.t.Helper()
-	keys, vals := x.view(t, r.From, r.To)
-	if r.Reverse {
-		slices.Reverse(keys)
-		slices.Reverse(vals)
-	}
-	if r.Limit > 0 && len(keys) > r.Limit {
-		keys, vals = keys[:r.Limit], vals[:r.Limit]
-	}
-	i := 0
-	for row, err := range x.tx.Scan(t.h, r) {
-		if err != nil {
-			m.fatalf("tx %d: scan %s: %v", x.id, t.name, err)
-		}
-		if i == len(keys) {
-			m.fatalf("tx %d (snapshot %d): scan %s %.20q..%.20q reverse %v: row %.20q too many after %d", x.id, x.snap, t.name, r.From, r.To, r.Reverse, row.Key, i)
-		}
-		if string(row.Key) != keys[i] || !bytes.Equal(row.Value, vals[i]) {
-			m.fatalf("tx %d (snapshot %d): scan %s reverse %v: row %d is %.20q=%.40q, want %.20q=%.40q", x.id, x.snap, t.name, r.Reverse, i, row.Key, row.Value, keys[i], vals[i])
-		}
-		i++
-	}
-	if i != len(keys) {
-		m.fatalf("tx %d (snapshot %d): scan %s %.20q..%.20q reverse %v: %d rows, want %d; %.20q is missing", x.id, x.snap, t.name, r.From, r.To, r.Reverse, i, len(keys), keys[i])
-	}
 }
 
 func (m *model) begin(readOnly, noSync bool) {
@@ -398,75 +216,6 @@ func (m *model) gc() {
 	m.tables = slices.DeleteFunc(m.tables, func(t *mtable) bool {
 		return t.dropped != 0 && !slices.ContainsFunc(m.txs, func(x *mtx) bool { return x.snap < t.dropped })
 	})
-}
-
-// cursorWalk moves a cursor about, with writes in between.
-func (m *model) cursorWalk(x *mtx, t *mtable) {
-	from, to := m.bounds()
-	c := x.tx.Cursor(t.h, Range{From: from, To: to})
-	defer func() { _ = c.Close() }()
-	at, on := "", false // the model's position
-	var behind string   // if not on a row: the move that went past the last one in its direction
-	steps := rapid.IntRange(1, 12).Draw(m.t, "moves")
-	for range steps {
-		keys, vals := x.view(t, from, to)
-		var ok bool
-		i := -1
-		move := rapid.SampledFrom([]string{"first", "last", "seek", "before", "next", "prev", "next", "prev", "write"}).Draw(m.t, "move")
-		switch move {
-		case "first":
-			ok = c.First()
-			i = 0
-		case "last":
-			ok = c.Last()
-			i = len(keys) - 1
-		case "seek", "before":
-			k := m.key()
-			i = sort.SearchStrings(keys, k)
-			if move == "seek" {
-				ok = c.Seek([]byte(k))
-			} else {
-				ok = c.SeekBefore([]byte(k))
-				i--
-			}
-		case "next", "prev":
-			i = sort.SearchStrings(keys, at)
-			if move == "prev" {
-				ok = c.Prev()
-				i--
-			} else {
-				ok = c.Next()
-				if i < len(keys) && keys[i] == at {
-					i++
-				}
-			}
-			switch {
-			case on:
-			case behind == move:
-				i = -1
-			case move == "next":
-				i = 0
-			default:
-				i = len(keys) - 1
-			}
-		case "write":
-			m.randomWrite(x, t)
-			continue
-		}
-		if on = i >= 0 && i < len(keys); ok != on || c.Err() != nil {
-			m.fatalf("tx %d: cursor %s from %.20q: %v %v, want %v", x.id, move, at, ok, c.Err(), on)
-		}
-		if on {
-			if string(c.Key()) != keys[i] || !bytes.Equal(c.Value(), vals[i]) {
-				m.fatalf("tx %d: cursor %s from %.20q: %.20q=%.40q, want %.20q=%.40q", x.id, move, at, c.Key(), c.Value(), keys[i], vals[i])
-			}
-			at = keys[i]
-		}
-		behind = "next"
-		if move == "last" || move == "before" || move == "prev" {
-			behind = "prev"
-		}
-	}
 }
 
 // key draws a key by its number: some are long.
@@ -728,20 +477,6 @@ func runModel(t *rapid.T, o *Options) {
 	m.open()
 	m.compare()
 	mustClose(t, m.db)
-}
-
-// compare reads everything by scan and by key.
-func (m *model) compare() {
-	m.begin(true, false)
-	x := m.txs[0]
-	for _, tb := range m.tables {
-		m.checkScan(x, tb, Range{})
-		m.checkScan(x, tb, Range{Reverse: true})
-		for k := range tb.recs {
-			m.checkGet(x, tb, k)
-		}
-	}
-	m.rollback(x)
 }
 
 // The same operations on stores that differ in memory only: everything leaves

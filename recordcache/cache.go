@@ -106,6 +106,7 @@ type Cache struct {
 	mu       sync.RWMutex // guards tables and owners
 	tables   map[base.TableID]*Table
 	owners   map[base.TxnID]decided // with frames in the map
+	outcomes int64                  // bytes of owners, uncharged ones included
 	mergeReq func(*Table, []byte)   // asks for a merge of the leaf at a key
 	live     func(base.TxnID) []base.Epoch
 
@@ -170,26 +171,53 @@ func (c *Cache) ForgetTable(id base.TableID) {
 	c.mu.Unlock()
 }
 
+// OutcomeBytes is what the outcome of a decided owner takes at least.
+const OutcomeBytes = 256
+
 // decided is the outcome of a transaction whose frames are in the given runs.
 type decided struct {
-	out  *versionchain.Outcome
-	runs []base.RunID
-	cost int64
+	out     *versionchain.Outcome
+	runs    []base.RunID
+	cost    int64
+	charged bool
 }
 
 // AddOwner keeps the outcome of a decided transaction whose frames are listed,
 // charged to record memory, until all its runs are gone.
 func (c *Cache) AddOwner(o *versionchain.Outcome, runs []base.RunID) {
-	d := decided{out: o, runs: runs, cost: int64(256 + 8*len(runs) + 8*len(o.Dead()))}
-	if !c.arena.Charge(d.cost) {
-		d.cost = 0 // a commit cannot be refused; M1 counts what it can
-	}
+	d := decided{out: o, runs: runs, cost: int64(OutcomeBytes + 8*len(runs) + 8*len(o.Dead()))}
+	d.charged = c.arena.Charge(d.cost) // a commit cannot be refused; M1 counts what it can
 	c.mu.Lock()
-	if old, ok := c.owners[o.ID]; ok {
-		c.arena.Uncharge(old.cost)
-	}
+	c.forgetLocked(o.ID)
 	c.owners[o.ID] = d
+	c.outcomes += d.cost
 	c.mu.Unlock()
+}
+
+// forgetLocked drops an outcome, if there is one. REQUIRES: c.mu is held.
+func (c *Cache) forgetLocked(id base.TxnID) {
+	d, ok := c.owners[id]
+	if !ok {
+		return
+	}
+	if d.charged {
+		c.arena.Uncharge(d.cost)
+	}
+	c.outcomes -= d.cost
+	delete(c.owners, id)
+}
+
+// ManyOutcomes returns by how many bytes the outcomes of decided owners exceed half
+// of their share of record memory, once they exceed all of it, an eighth. They are
+// charged, and only the end of their frames takes them away.
+func (c *Cache) ManyOutcomes() int64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	share := c.arena.Cap() / 8
+	if c.outcomes <= share {
+		return 0
+	}
+	return c.outcomes - share/2
 }
 
 // Unnamed returns the committed transactions that no listed frame names any more,
@@ -217,10 +245,7 @@ func (c *Cache) Unnamed() []base.TxnID {
 // ForgetOwner drops an outcome that no listed frame names any more.
 func (c *Cache) ForgetOwner(id base.TxnID) {
 	c.mu.Lock()
-	if d, ok := c.owners[id]; ok {
-		c.arena.Uncharge(d.cost)
-		delete(c.owners, id)
-	}
+	c.forgetLocked(id)
 	c.mu.Unlock()
 }
 

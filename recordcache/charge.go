@@ -1,6 +1,8 @@
 package recordcache
 
 import (
+	"fmt"
+
 	"github.com/sakerdb/saker/versionchain"
 )
 
@@ -88,4 +90,43 @@ func (l *Leaf) settleCharge(c *Cache) bool {
 		l.charged += delta
 	}
 	return true
+}
+
+// Holders says what leaves and outcomes hold of record memory, for ErrRecordMemory.
+// While leaves change it is of no one moment.
+func (c *Cache) Holders() string {
+	var leaves, pinned int
+	var lists, pages, outcomes int64
+	c.ring.walk(func(l *Leaf) bool {
+		l.mu.RLock()
+		leaves++
+		lists += l.charged
+		pages += int64(cap(l.page.Block()))
+		if l.pinned() {
+			pinned++
+		}
+		l.mu.RUnlock()
+		return true
+	})
+	c.mu.RLock()
+	owners := len(c.owners)
+	outcomes = c.outcomes
+	c.mu.RUnlock()
+	return fmt.Sprintf("%d leaves, %d of them with pinned versions, hold %d bytes in pages and %d for themselves and their lists; "+
+		"outcomes of %d transactions %d bytes", leaves, pinned, pages, lists, owners, outcomes)
+}
+
+// pinned reports whether some version of the leaf has a user (M4). REQUIRES: l.mu is
+// held.
+func (l *Leaf) pinned() bool {
+	for i := range l.page.Len() {
+		for off := l.page.Newest(i); off != 0; {
+			v := l.page.Version(off)
+			if v.Pinned() {
+				return true
+			}
+			off = v.Prior
+		}
+	}
+	return false
 }

@@ -44,7 +44,9 @@ func (c *Cache) Sums() (charged, blocks int64) {
 	})
 	c.mu.RLock()
 	for _, d := range c.owners {
-		charged += d.cost
+		if d.charged {
+			charged += d.cost
+		}
 	}
 	c.mu.RUnlock()
 	return charged, blocks

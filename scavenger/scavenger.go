@@ -21,6 +21,8 @@ type Config struct {
 	Horizon func() versionchain.Horizon
 	// Failure returns the error that poisoned the store, or nil.
 	Failure func() error
+	// Holders says who holds record memory, for ErrRecordMemory. It may take long.
+	Holders func() string
 }
 
 // Scavenger keeps record memory below its cap.
@@ -396,8 +398,8 @@ func (s *Scavenger) Wait(ctx context.Context, need int) error {
 				return nil
 			default:
 			}
-			return fmt.Errorf("%w: %d of %d bytes reserved, %d of them charged; nothing can be moved",
-				base.ErrRecordMemory, s.Arena.Reserved(), s.Arena.Cap(), s.Arena.Charged())
+			return fmt.Errorf("%w: %d of %d bytes reserved, %d of them charged; nothing can be moved: %s",
+				base.ErrRecordMemory, s.Arena.Reserved(), s.Arena.Cap(), s.Arena.Charged(), s.Holders())
 		}
 	}
 }

@@ -78,7 +78,7 @@ func restingBench(t *testing.T) *bench {
 		Arena: b.a, Space: space, Log: log, Backlog: backlog.NewStore(space), Reg: &b.reg, Incarnation: 1, Horizon: horizon,
 	})
 	must(err)
-	b.s = New(Config{Arena: b.a, Cache: b.cache, Horizon: horizon, Failure: func() error {
+	b.s = New(Config{Arena: b.a, Cache: b.cache, Horizon: horizon, Holders: b.cache.Holders, Failure: func() error {
 		if p := b.fail.Load(); p != nil {
 			return *p
 		}

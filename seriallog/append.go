@@ -79,20 +79,10 @@ func (l *Log) nudge() {
 	l.mu.Unlock()
 }
 
-// AppendGroup appends rows of a transaction that has not ended. Row i is at
-// start plus its offset in body. The group's segment may be reused when the
-// checkpoint passes it, unless it is pinned: see AppendGroupPinned.
-func (l *Log) AppendGroup(txn base.TxnID, body []byte) (start base.LSN, err error) {
-	return l.appendGroup(txn, body, false)
-}
-
-// AppendGroupPinned is AppendGroup and Pin of the segment in one step, so that
-// no checkpoint comes between. Pins count: the caller unpins as often.
+// AppendGroupPinned appends rows of a transaction that has not ended. Row i is at
+// start plus its offset in body. The group's segment is pinned in the same step, so
+// that no checkpoint comes between. Pins count: the caller unpins as often.
 func (l *Log) AppendGroupPinned(txn base.TxnID, body []byte) (start base.LSN, err error) {
-	return l.appendGroup(txn, body, true)
-}
-
-func (l *Log) appendGroup(txn base.TxnID, body []byte, pin bool) (start base.LSN, err error) {
 	if len(body) > l.MaxBody() {
 		return 0, fmt.Errorf("%w: group of %d bytes, at most %d", errTooLarge, len(body), l.MaxBody())
 	}
@@ -103,9 +93,7 @@ func (l *Log) appendGroup(txn base.TxnID, body []byte, pin bool) (start base.LSN
 		c.buf = binary.LittleEndian.AppendUint64(c.buf, uint64(txn))
 		start = c.start + base.LSN(len(c.buf))
 		c.buf = append(c.buf, body...)
-		if pin {
-			l.segs[len(l.segs)-1].pins++
-		}
+		l.segs[len(l.segs)-1].pins++
 		l.finishLocked(c)
 	}
 	l.mu.Unlock()

@@ -87,6 +87,14 @@ func closeFile(tb testing.TB, f io.Closer) {
 	}
 }
 
+// AppendGroup appends a group whose segment may be reused.
+func (l *Log) AppendGroup(txn base.TxnID, body []byte) (start base.LSN, err error) {
+	if start, err = l.AppendGroupPinned(txn, body); err == nil {
+		l.Unpin(l.SegmentOf(start))
+	}
+	return start, err
+}
+
 // addGroup reserves and appends a group.
 func addGroup(tb testing.TB, l *Log, txn base.TxnID, body []byte) base.LSN {
 	tb.Helper()

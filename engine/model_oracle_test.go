@@ -1,0 +1,140 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"sort"
+
+	"github.com/sakerdb/saker/recordcache"
+)
+
+// mver is a committed version; a nil value without lock is a deletion.
+type mver struct {
+	ts   int
+	val  []byte
+	lock bool // a lock alone: conflicts, changes nothing
+}
+
+type mtable struct {
+	name    string
+	h       *Table
+	recs    map[string][]mver
+	dropped int // clock of the drop, 0 while it lives
+	last    uint64
+}
+
+// mown is what a transaction did to a record.
+type mown struct {
+	written bool
+	val     []byte // nil: deleted
+}
+
+type mkey struct {
+	t *mtable
+	k string
+}
+
+type mtx struct {
+	tx       *Tx
+	ctx      *switchCtx
+	id       int
+	snap     int
+	readOnly bool
+	noSync   bool
+	own      map[mkey]mown
+	sps      []msp
+	wrote    map[*mtable]bool
+}
+
+type msp struct {
+	sp  Savepoint
+	own map[mkey]mown
+}
+
+func newest(vs []mver, snap int) (val []byte, ok bool) {
+	for _, v := range slices.Backward(vs) {
+		if v.ts <= snap && !v.lock {
+			return v.val, v.val != nil
+		}
+	}
+	return nil, false
+}
+
+// get is what x sees of a record.
+func (x *mtx) get(t *mtable, k string) ([]byte, bool) {
+	if o, ok := x.own[mkey{t, k}]; ok && o.written {
+		return o.val, o.val != nil
+	}
+	return newest(t.recs[k], x.snap)
+}
+
+// view is what x sees of a range, ascending.
+func (x *mtx) view(t *mtable, from, to []byte) (keys []string, vals [][]byte) {
+	seen := func(k string) bool {
+		return k >= string(from) && (to == nil || k < string(to))
+	}
+	for k := range t.recs {
+		if _, ok := x.get(t, k); ok && seen(k) {
+			keys = append(keys, k)
+		}
+	}
+	for mk := range x.own {
+		if mk.t != t || !seen(mk.k) {
+			continue
+		}
+		if _, ok := t.recs[mk.k]; ok {
+			continue
+		}
+		if _, ok := x.get(t, mk.k); ok {
+			keys = append(keys, mk.k)
+		}
+	}
+	sort.Strings(keys)
+	for _, k := range keys {
+		v, _ := x.get(t, k)
+		vals = append(vals, v)
+	}
+	return keys, vals
+}
+
+func (m *model) other(x *mtx, mk mkey) bool {
+	for _, y := range m.txs {
+		if _, ok := y.own[mk]; ok && y != x {
+			return true
+		}
+	}
+	return false
+}
+
+// predict returns the errors that a write may have; nil is success.
+func (m *model) predict(x *mtx, t *mtable, mode recordcache.Mode, k string) (may []error, waits bool) {
+	mk := mkey{t, k}
+	switch {
+	case t.dropped != 0 && x.readOnly:
+		return []error{ErrTableNotFound, ErrReadOnly}, false
+	case t.dropped != 0:
+		return []error{ErrTableNotFound}, false
+	case x.readOnly:
+		return []error{ErrReadOnly}, false
+	}
+	x.wrote[t] = true // or tried to, which is enough for DropTable to wait
+	vs := t.recs[k]
+	conflict := len(vs) > 0 && vs[len(vs)-1].ts > x.snap
+	if m.other(x, mk) {
+		if may = []error{context.Canceled}; conflict {
+			may = append(may, ErrConflict)
+		}
+		return may, true
+	}
+	if _, mine := x.own[mk]; conflict && !mine {
+		return []error{ErrConflict}, false
+	}
+	_, exists := x.get(t, k)
+	switch {
+	case mode == recordcache.ModeInsert && exists:
+		return []error{ErrKeyExists}, false
+	case (mode == recordcache.ModeUpdate || mode == recordcache.ModeDelete) && !exists:
+		return []error{ErrNotFound}, false
+	}
+	return []error{nil}, false
+}
