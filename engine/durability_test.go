@@ -69,9 +69,10 @@ func TestOpeningLeavesNoSegments(t *testing.T) {
 		for range 30 {
 			mustClose(t, mustOpen(t, o))
 		}
-		if n := filesIn(t, o, "db/log", ".seg"); n > 12 {
-			t.Errorf("%d rows: %d log segments after 30 openings", rows, n)
-		}
+		// Closed at once, an opening may not have come to its checkpoint.
+		db = mustOpen(t, o)
+		eventually(t, "reuse of segments", func() bool { return filesIn(t, o, "db/log", ".seg") <= 12 })
+		mustClose(t, db)
 	}
 }
 

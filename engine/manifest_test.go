@@ -3,6 +3,7 @@ package engine
 import (
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -20,11 +21,14 @@ func TestManifestIsThereBeforeItsMarker(t *testing.T) {
 	o.FS = mem
 	mustClose(t, mustOpen(t, o))
 	for _, at := range []string{"db/space/map", "new/space/map"} {
+		var mu sync.Mutex // the store syncs in several goroutines
 		var clones []vfs.FS
 		h := *o
 		h.FS = errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 			// A sync of the directory itself: what it is to make durable is not yet.
 			if op.Kind == errorfs.OpFileSync && strings.HasSuffix(op.Path, at) {
+				mu.Lock()
+				defer mu.Unlock()
 				for seed := range uint64(6) {
 					cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(seed, uint64(len(clones))))}
 					clones = append(clones, mem.CrashClone(cfg))

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -116,10 +117,13 @@ func newYoung(t *testing.T) *victim {
 // or without what was not synced, opens.
 func TestKilledInItsFirstMoments(t *testing.T) {
 	mem := vfs.NewCrashableMem()
+	var mu sync.Mutex // the store writes in several goroutines
 	var clones []vfs.FS
 	o := memOptions()
 	o.FS = errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			mu.Lock()
+			defer mu.Unlock()
 			n := len(clones)
 			clones = append(clones, mem.CrashClone(vfs.CrashCloneCfg{
 				UnsyncedDataPercent: n % 3 * 50, RNG: rand.New(rand.NewPCG(uint64(n), 4)),
