@@ -509,3 +509,20 @@ func allStacks() string {
 		}
 	}
 }
+
+// A failure that came while the space closed, from an abandoned map's goroutine,
+// was told after Close had returned (found by the race detector: the wait group
+// was entered while it was waited for). It is told before, or nobody.
+func TestNobodyIsToldAfterRest(t *testing.T) {
+	told := 0
+	p := poison{ch: make(chan struct{}), onFailure: func(error) { told++ }}
+	p.rest()
+	p.fail(errorfs.ErrInjected)
+	p.wg.Wait()
+	if told != 0 {
+		t.Error("told after rest")
+	}
+	if err := p.get(); !errors.Is(err, errorfs.ErrInjected) {
+		t.Errorf("sticky error: %v", err)
+	}
+}

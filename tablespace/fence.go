@@ -13,28 +13,45 @@ import (
 type poison struct {
 	err       atomic.Pointer[error]
 	ch        chan struct{} // closed by the first failure
-	once      sync.Once
 	onFailure func(error)
-	wg        sync.WaitGroup // the call of onFailure
-	hooks     []func(error)  // fail the waiters; set before the first use
+	hooks     []func(error) // fail the waiters; set before the first use
+
+	mu    sync.Mutex
+	quiet bool           // nobody is told any more
+	wg    sync.WaitGroup // the goroutine that tells everybody
 }
 
 // fail records the first failure and tells everybody. It may be called with any
 // lock held, Pebble's included, so OnFailure runs on a goroutine of its own.
 func (p *poison) fail(err error) {
-	p.once.Do(func() {
-		wrapped := base.Poisoned(err)
-		p.err.Store(&wrapped)
-		close(p.ch)
-		p.wg.Go(func() {
-			for _, h := range p.hooks {
-				h(wrapped)
-			}
-			if p.onFailure != nil {
-				p.onFailure(err)
-			}
-		})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err.Load() != nil {
+		return
+	}
+	wrapped := base.Poisoned(err)
+	p.err.Store(&wrapped)
+	close(p.ch)
+	if p.quiet {
+		return
+	}
+	p.wg.Go(func() {
+		for _, h := range p.hooks {
+			h(wrapped)
+		}
+		if p.onFailure != nil {
+			p.onFailure(err)
+		}
 	})
+}
+
+// rest returns when everybody has been told of a failure. One that comes later,
+// from a map that was abandoned, is told nobody.
+func (p *poison) rest() {
+	p.mu.Lock()
+	p.quiet = true
+	p.mu.Unlock()
+	p.wg.Wait()
 }
 
 // check poisons the space if err is not nil, and returns err as everybody else

@@ -140,7 +140,7 @@ func Open(o Options) (*Space, error) {
 	s.views.s = s
 
 	if err := s.openFiles(); err != nil {
-		s.p.wg.Wait()
+		s.p.rest()
 		return nil, err
 	}
 	s.q.seq = max(s.loaded.LastSeq, base.EditSeq(o.Incarnation)<<editSeqBits)
@@ -336,7 +336,7 @@ func (s *Space) Close() error {
 		}
 	}
 	err = errors.Join(err, s.dir.Close())
-	s.p.wg.Wait()
+	s.p.rest()
 	if poisoned := s.p.get(); poisoned != nil {
 		return poisoned
 	}
