@@ -2,11 +2,16 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sort"
 
 	"github.com/sakerdb/saker/recordcache"
 )
+
+// The model: every committed version of every record, and for each open
+// transaction its snapshot and its own writes. It knows nothing of memory, leaves
+// or files.
 
 // mver is a committed version; a nil value without lock is a deletion.
 type mver struct {
@@ -17,7 +22,7 @@ type mver struct {
 
 type mtable struct {
 	name    string
-	h       *Table
+	h       []*Table // of each store
 	recs    map[string][]mver
 	dropped int // clock of the drop, 0 while it lives
 	last    uint64
@@ -35,7 +40,7 @@ type mkey struct {
 }
 
 type mtx struct {
-	tx       *Tx
+	tx       []*Tx // of each store
 	ctx      *switchCtx
 	id       int
 	snap     int
@@ -44,13 +49,15 @@ type mtx struct {
 	own      map[mkey]mown
 	sps      []msp
 	wrote    map[*mtable]bool
+	cursors  []*mcursor
 }
 
 type msp struct {
-	sp  Savepoint
+	sp  []Savepoint // of each store
 	own map[mkey]mown
 }
 
+// newest returns the value at a snapshot.
 func newest(vs []mver, snap int) (val []byte, ok bool) {
 	for _, v := range slices.Backward(vs) {
 		if v.ts <= snap && !v.lock {
@@ -97,7 +104,26 @@ func (x *mtx) view(t *mtable, from, to []byte) (keys []string, vals [][]byte) {
 	return keys, vals
 }
 
-func (m *model) other(x *mtx, mk mkey) bool {
+// at is the table as of a clock.
+func (t *mtable) at(ts int) map[string][]byte {
+	rows := map[string][]byte{}
+	for k, vs := range t.recs {
+		if v, ok := newest(vs, ts); ok {
+			rows[k] = v
+		}
+	}
+	return rows
+}
+
+// forget drops what was committed after ts.
+func (t *mtable) forget(ts int) {
+	for k, vs := range t.recs {
+		t.recs[k] = slices.DeleteFunc(vs, func(v mver) bool { return v.ts > ts })
+	}
+}
+
+// other reports whether another open transaction has changed or locked the record.
+func (m *machine) other(x *mtx, mk mkey) bool {
 	for _, y := range m.txs {
 		if _, ok := y.own[mk]; ok && y != x {
 			return true
@@ -106,8 +132,10 @@ func (m *model) other(x *mtx, mk mkey) bool {
 	return false
 }
 
-// predict returns the errors that a write may have; nil is success.
-func (m *model) predict(x *mtx, t *mtable, mode recordcache.Mode, k string) (may []error, waits bool) {
+// predict returns the errors that a write may have; nil is success. If the record
+// is another open transaction's, the write would wait: a store that finds out at
+// once that it would be a conflict after the wait may say so instead.
+func (m *machine) predict(x *mtx, t *mtable, mode recordcache.Mode, k string) (may []error, waits bool) {
 	mk := mkey{t, k}
 	switch {
 	case t.dropped != 0 && x.readOnly:
@@ -137,4 +165,24 @@ func (m *model) predict(x *mtx, t *mtable, mode recordcache.Mode, k string) (may
 		return []error{ErrNotFound}, false
 	}
 	return []error{nil}, false
+}
+
+// publish makes what x did committed.
+func (m *machine) publish(x *mtx) {
+	if len(x.own) == 0 {
+		return
+	}
+	m.clock++
+	for mk, o := range x.own {
+		mk.t.recs[mk.k] = append(mk.t.recs[mk.k], mver{ts: m.clock, val: o.val, lock: !o.written})
+	}
+	if !x.noSync {
+		m.durable = m.clock // and all before it (L2)
+	}
+}
+
+// rollbackTo goes back to the savepoint at i of x.
+func (x *mtx) rollbackTo(i int) {
+	x.own = maps.Clone(x.sps[i].own)
+	x.sps = x.sps[:i+1]
 }
