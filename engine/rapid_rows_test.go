@@ -23,7 +23,9 @@ var valueSizes = []int{0, 1, 11, 20, 60, 60, 60, 200, 200, 1000, 3000, 8 << 10, 
 func (m *machine) rows(x *mtx, t *mtable, op string) {
 	switch op {
 	case "write":
-		m.randomWrite(x, t, m.key())
+		for range rapid.IntRange(1, 4).Draw(m.t, "writes") {
+			m.randomWrite(x, t, m.key())
+		}
 	case "fill":
 		m.fill(x, t)
 	case "get":
@@ -109,6 +111,19 @@ func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val 
 	default:
 		x.own[mk] = mown{written: true, val: val}
 	}
+}
+
+// client is a whole transaction of somebody else, at whom the others look.
+func (m *machine) client(t *mtable) {
+	m.begin(false, rapid.IntRange(0, 3).Draw(m.t, "nosync") > 0)
+	x := m.txs[len(m.txs)-1]
+	for range rapid.IntRange(1, 4).Draw(m.t, "writes") {
+		m.randomWrite(x, t, m.key())
+	}
+	if rapid.IntRange(0, 5).Draw(m.t, "fill") == 0 {
+		m.fill(x, t)
+	}
+	m.commit(x)
 }
 
 // append stores a row under the next record number, the same in every store.

@@ -215,16 +215,18 @@ func (m *machine) bounds() (from, to []byte) {
 // ops are the operations with their weights, for a machine with transactions.
 var ops = []string{
 	"begin", "write", "write", "write", "write", "write", "write", "write", "get", "get", "get", "scan", "scan", "cursor", "move", "move",
-	"move", "fill", "append", "savepoint", "savepoint", "rollbackto", "rollbackto", "release", "commit", "commit", "rollback", "done",
-	"maintain", "maintain", "maintain", "maintain", "pressure", "checkpoint", "sync", "verify", "tables", "snapshots", "crash",
+	"move", "fill", "append", "savepoint", "savepoint", "rollbackto", "rollbackto", "release", "commit", "rollback", "done",
+	"client", "client", "client", "client", "client", "maintain", "maintain", "maintain", "maintain", "maintain", "pressure", "pressure",
+	"checkpoint", "sync", "verify", "tables", "snapshots", "snapshots", "crash",
 }
 
 // idleOps are those without.
-var idleOps = []string{"begin", "begin", "begin", "pressure", "maintain", "tables", "crash"}
+var idleOps = []string{"begin", "begin", "begin", "client", "client", "pressure", "maintain", "tables", "crash"}
 
 // step does one random operation.
 func (m *machine) step(*rapid.T) {
 	m.n++
+	m.gc()
 	from := ops
 	if len(m.txs) == 0 {
 		from = idleOps
@@ -243,10 +245,12 @@ func (m *machine) step(*rapid.T) {
 		if len(m.txs) < 5 {
 			m.begin(rapid.IntRange(0, 4).Draw(m.t, "readonly") == 0, rapid.Bool().Draw(m.t, "nosync"))
 		}
-	case "tables":
-		if m.changeTables(t); x != nil {
-			m.gc()
+	case "client":
+		if t != nil && t.dropped == 0 {
+			m.client(t)
 		}
+	case "tables":
+		m.changeTables(t)
 	case "maintain":
 		m.maintain(t)
 	case "pressure":
