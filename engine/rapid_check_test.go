@@ -180,12 +180,7 @@ func (m *machine) moveCursor(x *mtx, c *mcursor, move, k string) {
 	m.note("tx %d: cursor over %.20q..%.20q of %s from %.20q: %s %.20q", x.id, c.from, c.to, c.t.name, c.at, move, k)
 	m.each(func(s int, _ *DB) {
 		cur := c.c[s]
-		fn := map[string]func() bool{
-			"first": cur.First, "last": cur.Last, "next": cur.Next, "prev": cur.Prev,
-			"seek":   func() bool { return cur.Seek([]byte(k)) },
-			"before": func() bool { return cur.SeekBefore([]byte(k)) },
-		}[move]
-		if ok := fn(); ok != on || cur.Err() != nil {
+		if ok := moveOne(cur, move, k); ok != on || cur.Err() != nil {
 			m.fatalf(s, "tx %d (snapshot %d): cursor %s %.20q from %.20q: %v %v, want %v", x.id, x.snap, move, k, c.at, ok, cur.Err(), on)
 		}
 		if !on {
@@ -195,7 +190,30 @@ func (m *machine) moveCursor(x *mtx, c *mcursor, move, k string) {
 			m.fatalf(s, "tx %d (snapshot %d): cursor %s %.20q from %.20q: %.20q=%.40q, want %.20q=%.40q", x.id, x.snap, move, k, c.at, cur.Key(), cur.Value(), keys[i], vals[i])
 		}
 	})
-	if c.on = on; on {
+	c.moved(move, keys, i)
+}
+
+// moveOne makes one move of a cursor.
+func moveOne(c *Cursor, move, k string) bool {
+	switch move {
+	case "first":
+		return c.First()
+	case "last":
+		return c.Last()
+	case "seek":
+		return c.Seek([]byte(k))
+	case "before":
+		return c.SeekBefore([]byte(k))
+	case "next":
+		return c.Next()
+	default:
+		return c.Prev()
+	}
+}
+
+// moved notes that a move led to row i of keys, or to none.
+func (c *mcursor) moved(move string, keys []string, i int) {
+	if c.on = i >= 0 && i < len(keys); c.on {
 		c.at = keys[i]
 	}
 	c.behind = "next"
