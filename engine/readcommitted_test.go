@@ -268,7 +268,7 @@ func TestReadCommittedSums(t *testing.T) {
 
 func readCommittedSums(t *testing.T, threshold int64) {
 	t.Helper()
-	const accounts, clients, rounds = 12, 6, 60
+	const accounts, clients, rounds = 12, 6, 250
 	o := tinyOptions()
 	o.ChillThreshold, o.NoSync = threshold, true
 	db := mustOpen(t, o)
@@ -277,6 +277,7 @@ func readCommittedSums(t *testing.T, threshold int64) {
 	inUpdate(t, db, func(tx *Tx) {
 		for i := range accounts {
 			check(t, tx.Put(tb, key(i), value(1000, 600)))
+			check(t, tx.Put(tb, fmt.Appendf(nil, "note%03d", i), value(0, 600)))
 		}
 	})
 	amount := func(v []byte) int {
@@ -308,6 +309,9 @@ func readCommittedSums(t *testing.T, threshold int64) {
 				return err
 			}
 			if err := tx.RollbackTo(sp); err != nil {
+				return err
+			}
+			if err := tx.Update(tb, fmt.Appendf(nil, "note%03d", to), value(n, 600)); err != nil {
 				return err
 			}
 			return add(tx, to, n)
