@@ -157,6 +157,7 @@ func (db *DB) start() error {
 	db.m = txn.NewManager(txn.Config{
 		Arena: db.arena, Space: db.space, Log: db.log, Backlog: db.temps, Cache: db.cache, Reg: db.reg, Scav: db.scav,
 		Incarnation: db.incarnation, ChillThreshold: db.o.ChillThreshold, NoSync: db.o.NoSync, ReadOnly: db.o.ReadOnly,
+		LockTimeout: db.o.LockTimeout,
 		LogLimit: db.o.LogLimit, ClockGap: db.o.clockGap, Behind: db.ckpt.poke, Failure: db.failed, Crowded: db.crowded,
 	}, db.snaps, last, pos)
 	m.Store(db.m)

@@ -43,6 +43,9 @@ type Options struct {
 	// committed longer ago than this, and the time of one sync, is durable. A crash
 	// takes the newest ones, whole and in order. Default 100 ms, least 1 ms.
 	SyncInterval time.Duration
+	// LockTimeout is TxOptions.LockTimeout of transactions that do not set it; default
+	// 0, no limit.
+	LockTimeout time.Duration
 	// ReadOnly opens without permission to write rows.
 	ReadOnly bool
 	// FS is the file system; default the operating system's.

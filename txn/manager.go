@@ -32,6 +32,7 @@ type Config struct {
 	ChillThreshold int64
 	NoSync         bool
 	ReadOnly       bool
+	LockTimeout    time.Duration // of transactions that do not say
 	// LogLimit is how far the log may grow beyond the checkpoint before new
 	// writers wait (L9).
 	LogLimit int64
@@ -76,11 +77,24 @@ type Manager struct {
 
 // Counters count since Open.
 type Counters struct {
-	Commits, Rollbacks, Conflicts, Deadlocks atomic.Uint64
+	Commits, Rollbacks, Conflicts, Deadlocks, LockTimeouts atomic.Uint64
 }
 
-// Waits returns how often a transaction has waited for another, since Open.
-func (m *Manager) Waits() uint64 { return m.waits.slept.Load() }
+// refused counts a statement that failed.
+func (c *Counters) refused(err error) {
+	switch {
+	case errors.Is(err, base.ErrConflict):
+		c.Conflicts.Add(1)
+	case errors.Is(err, base.ErrDeadlock):
+		c.Deadlocks.Add(1)
+	case errors.Is(err, base.ErrLockTimeout):
+		c.LockTimeouts.Add(1)
+	}
+}
+
+// Waits returns how often a transaction has gone to sleep to wait for another since
+// Open; woken is how often one was woken by another.
+func (m *Manager) Waits() (slept, woken uint64) { return m.waits.slept.Load(), m.waits.woken.Load() }
 
 // Snapshots is the published clock and the register of snapshots; it exists
 // before the Manager, because the record cache needs it.
@@ -219,6 +233,9 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	st := m.spares.newState()
 	st.tx, st.m, st.ctx, st.w.Reg = tx, m, ctx, m.Reg
 	st.readOnly, st.noSync, st.iso = o.ReadOnly || m.ReadOnly, o.NoSync || m.NoSync, o.Isolation
+	if st.patience = o.LockTimeout; st.patience == 0 {
+		st.patience = m.LockTimeout
+	}
 	tx.state = st
 	m.mu.Lock()
 	if m.closed {
