@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Metrics are figures of a store at one moment; counters count since Open.
@@ -31,6 +32,7 @@ type Metrics struct {
 	ColdRowHits        uint64
 	ActiveTransactions int64
 	TempTables         int64 // live transactions with frames
+	OldestTransaction  time.Duration
 	Sweeping           int64 // rolled back transactions not yet cleaned up
 
 	Commits, Rollbacks, Conflicts, Deadlocks, LockTimeouts uint64
@@ -68,7 +70,7 @@ func (db *DB) Metrics() Metrics {
 		BackloggedChains: st.BackloggedChains.Load(), RestoredChains: st.RestoredChains.Load(),
 		SealedLeaves: st.SealedLeaves.Load(), PrunedVersions: st.PrunedVersions.Load(), RetiredVersions: st.RetiredVersions.Load(),
 		LeafSplits: st.Splits.Load(), FrameMerges: st.Merges.Load(), ColdReads: st.ColdReads.Load(), ColdRowHits: st.ColdHits.Load(),
-		ActiveTransactions: int64(db.m.Active()), TempTables: int64(db.temps.Len()), Sweeping: db.m.Sweeping(),
+		ActiveTransactions: int64(db.m.Active()), OldestTransaction: db.m.OldestAge(), TempTables: int64(db.temps.Len()), Sweeping: db.m.Sweeping(),
 		Commits: db.m.Counters.Commits.Load(), Rollbacks: db.m.Counters.Rollbacks.Load(), Conflicts: db.m.Counters.Conflicts.Load(),
 		Deadlocks: db.m.Counters.Deadlocks.Load(), LockTimeouts: db.m.Counters.LockTimeouts.Load(),
 		Waits: waits, WaitsWoken: woken,
@@ -95,7 +97,7 @@ func (m Metrics) String() string {
 	row("backlogged / restored", "%d / %d", m.BackloggedChains, m.RestoredChains)
 	row("pruned / retired", "%d / %d", m.PrunedVersions, m.RetiredVersions)
 	row("cold reads / row hits", "%d / %d", m.ColdReads, m.ColdRowHits)
-	row("transactions", "%d active, %d temp tables, %d sweeping", m.ActiveTransactions, m.TempTables, m.Sweeping)
+	row("transactions", "%d active, the oldest for %v, %d temp tables, %d sweeping", m.ActiveTransactions, m.OldestTransaction, m.TempTables, m.Sweeping)
 	row("outcomes", "%d commits, %d rollbacks, %d conflicts, %d deadlocks, %d lock timeouts, %d waits", m.Commits, m.Rollbacks, m.Conflicts, m.Deadlocks, m.LockTimeouts, m.Waits)
 	row("log", "%.1f MiB appended, %.1f pending, %d syncs, %d segments recycled", mib(int64(m.LogBytes)), mib(m.LogBytesPending), m.LogSyncs, m.LogRecycled)
 	row("runs", "%d with %.1f MiB", m.Runs, mib(m.RunBytes))

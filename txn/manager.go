@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,8 @@ type Config struct {
 	NoSync         bool
 	ReadOnly       bool
 	LockTimeout    time.Duration // of transactions that do not say
+	// DebugTransactions notes the stack of each Begin.
+	DebugTransactions bool
 	// LogLimit is how far the log may grow beyond the checkpoint before new
 	// writers wait (L9).
 	LogLimit int64
@@ -56,6 +59,7 @@ type Manager struct {
 	waits    *waits
 	seq      atomic.Uint64
 	buffered atomic.Int64 // bytes charged for what small transactions keep
+	coarse   atomic.Int64 // the coarse clock, see Tick
 
 	mu      sync.Mutex // guards the fields below
 	open    *state     // list of the open transactions
@@ -236,6 +240,9 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	if st.patience = o.LockTimeout; st.patience == 0 {
 		st.patience = m.LockTimeout
 	}
+	if m.DebugTransactions {
+		st.stack = debug.Stack()
+	}
 	tx.state = st
 	m.mu.Lock()
 	if m.closed {
@@ -244,6 +251,7 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	}
 	st.snap = m.snaps.open()
 	st.w.Snapshot, st.begun = st.snap.ts, st.snap.ts
+	st.born, st.told = time.Duration(m.coarse.Load()), false
 	m.linkLocked(st)
 	st.low.Store(m.low)
 	m.mu.Unlock()

@@ -100,6 +100,9 @@ type state struct {
 	iso      Isolation
 	patience time.Duration // of a statement that waits for others; see waiter.limit
 	begun    base.CommitTS // the clock when it began
+	born     time.Duration // the coarse clock then
+	told     bool          // of its age; guarded by Manager.mu
+	stack    []byte        // of Begin, with DebugTransactions
 	low      atomic.Bool   // the low-memory flag
 
 	prev, next *state // of the open transactions, guarded by Manager.mu
