@@ -22,12 +22,12 @@ func (tx *Tx) Scan(t *recordcache.Table, r Range) iter.Seq2[Row, error] {
 		}
 		n := 0
 		for more := ok(); more; {
-			if r.Limit > 0 && n >= r.Limit {
-				return
-			}
 			n++
 			if !yield(Row{Key: c.Key(), Value: c.Value()}, nil) {
 				return
+			}
+			if n == r.Limit {
+				return // without a look at the row behind
 			}
 			if r.Reverse {
 				more = c.Prev()
@@ -60,6 +60,7 @@ type Cursor struct {
 	closed  bool
 	ended   bool // it moved past the last row in its direction, or its range has none
 	index   int  // in tx.cursors
+	tracks  bool // it has read something that is not in the transaction's read set
 }
 
 // Cursor returns a cursor over r, not yet positioned. Close it.
@@ -105,6 +106,9 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	tx := c.tx
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
+	if tx.alive() == nil {
+		c.track()
+	}
 	c.valid, c.ended, c.reverse = false, true, reverse
 	if !c.usable() {
 		return false
@@ -114,6 +118,7 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	}
 	c.it.Reset(c.t, &tx.w.Reader, &c.sc, from, to, reverse)
 	c.seen = tx.writes
+	c.tracks = tx.reads.on
 	return c.step()
 }
 
@@ -206,6 +211,7 @@ func (c *Cursor) close() {
 	c.tx.mu.Lock()
 	defer c.tx.mu.Unlock()
 	if c.tx.alive() == nil {
+		c.track()
 		c.forget()
 	}
 	c.valid, c.closed = false, true
