@@ -172,6 +172,9 @@ func (tx *Tx) enqueueValidated() error {
 	for round := 0; round < maxRounds && errors.Is(err, errAgain); round++ {
 		m.commit.watch(rs)
 		if vague, err = tx.validate(); err == nil {
+			if m.Validated != nil {
+				m.Validated()
+			}
 			err = tx.enqueue(&tx.record, &tx.pending)
 		}
 	}
