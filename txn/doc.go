@@ -50,7 +50,7 @@
 // Stretches without one; they take Manager.mu, Tx.trackMu, Tx.spMu for a moment.
 //
 // Not promised: ReadCommitted (ErrNotSupported); that a serializable commit which
-// failed had to; that a commit
-// that failed with ErrPoisoned did not happen (reopening tells); that the space
-// of a rollback is free when Rollback returns; fairness among waiters for one record.
+// failed had to; that a commit that failed with ErrPoisoned did not happen
+// (reopening tells); that the space of a rollback is free when Rollback returns;
+// fairness among waiters for one record.
 package txn
