@@ -11,6 +11,7 @@ import (
 
 // readable reports whether x may read t, and checks that it may not otherwise.
 func (m *machine) readable(x *mtx, t *mtable) bool {
+	m.statement(x)
 	if t.dropped == 0 || t.dropped > x.snap {
 		return true
 	}
@@ -24,6 +25,8 @@ func (m *machine) readable(x *mtx, t *mtable) bool {
 
 func (m *machine) checkGet(x *mtx, t *mtable, k string) {
 	m.t.Helper()
+	m.statement(x)
+	x.readKey(t, k)
 	want, ok := x.get(t, k)
 	m.each(func(s int, _ *DB) {
 		got, err := x.tx[s].Get(t.h[s], []byte(k))
@@ -38,14 +41,22 @@ func (m *machine) checkGet(x *mtx, t *mtable, k string) {
 
 func (m *machine) checkScan(x *mtx, t *mtable, r Range) {
 	m.t.Helper()
+	m.statement(x)
 	keys, vals := x.view(t, r.From, r.To)
 	if r.Reverse {
 		slices.Reverse(keys)
 		slices.Reverse(vals)
 	}
-	if r.Limit > 0 && len(keys) > r.Limit {
+	from, to := string(r.From), string(r.To)
+	if r.Limit > 0 && len(keys) >= r.Limit { // what lies behind is not looked at
 		keys, vals = keys[:r.Limit], vals[:r.Limit]
+		if r.Reverse {
+			from = keys[r.Limit-1]
+		} else {
+			to = keys[r.Limit-1] + "\x00"
+		}
 	}
+	x.read(t, from, to)
 	m.each(func(s int, _ *DB) {
 		i := 0
 		for row, err := range x.tx[s].Scan(t.h[s], r) {
@@ -80,7 +91,7 @@ func (m *machine) checkSnapshots() {
 
 // compare reads everything by scan and by key.
 func (m *machine) compare() {
-	m.begin(true, false)
+	m.begin(TxOptions{ReadOnly: true})
 	x := m.txs[0]
 	for _, t := range m.tables {
 		m.checkScan(x, t, Range{})
@@ -97,6 +108,7 @@ type mcursor struct {
 	c        []*Cursor // of each store
 	t        *mtable
 	from, to []byte
+	snap     int
 	at       string // the row it stands on, or stood on last
 	on       bool
 	behind   string // if not on a row: the move that went past the last one in its direction
@@ -104,7 +116,7 @@ type mcursor struct {
 
 // openCursor opens a cursor and walks it; it stays open.
 func (m *machine) openCursor(x *mtx, t *mtable) {
-	c := &mcursor{t: t}
+	c := &mcursor{t: t, snap: x.snap}
 	c.from, c.to = m.bounds()
 	m.each(func(s int, _ *DB) { c.c = append(c.c, x.tx[s].Cursor(t.h[s], Range{From: c.from, To: c.to})) })
 	if x.cursors = append(x.cursors, c); len(x.cursors) > 3 {
@@ -125,9 +137,6 @@ var moveNames = []string{"first", "last", "seek", "before", "next", "prev", "nex
 
 // walkCursor moves a cursor about, with writes in between.
 func (m *machine) walkCursor(x *mtx, c *mcursor) {
-	if !m.readable(x, c.t) {
-		return
-	}
 	for range rapid.IntRange(1, 12).Draw(m.t, "moves") {
 		move := rapid.SampledFrom(moveNames).Draw(m.t, "move")
 		switch k := m.key(); move {
@@ -174,9 +183,13 @@ func (c *mcursor) target(move, k string, keys []string) int {
 
 // moveCursor makes one move in every store and checks where it led.
 func (m *machine) moveCursor(x *mtx, c *mcursor, move, k string) {
+	snap := x.snap
+	x.snap = c.snap // at ReadCommitted it may be another one
 	keys, vals := x.view(c.t, c.from, c.to)
+	x.snap = snap
 	i := c.target(move, k, keys)
 	on := i >= 0 && i < len(keys)
+	c.note(x, move, k, keys, i)
 	m.note("tx %d: cursor over %.20q..%.20q of %s from %.20q: %s %.20q", x.id, c.from, c.to, c.t.name, c.at, move, k)
 	m.each(func(s int, _ *DB) {
 		cur := c.c[s]
@@ -191,6 +204,35 @@ func (m *machine) moveCursor(x *mtx, c *mcursor, move, k string) {
 		}
 	})
 	c.moved(move, keys, i)
+}
+
+// note notes what a move to row i of keys, or to none, has read.
+func (c *mcursor) note(x *mtx, move, k string, keys []string, i int) {
+	from, to := string(c.from), string(c.to)
+	back := move == "last" || move == "before" || move == "prev"
+	switch {
+	case c.to != nil && from >= to, i < 0 && !back: // nothing is read; it had ended
+		return
+	case move == "seek":
+		from = max(from, k)
+	case move == "before" && (c.to == nil || k < to):
+		to = k
+	case move == "next" && c.on:
+		from = c.at + "\x00"
+	case move == "prev" && c.on:
+		to = c.at
+	case move == c.behind:
+		return
+	}
+	if back && i >= 0 {
+		from = keys[i]
+	}
+	if !back && i < len(keys) {
+		to = keys[i] + "\x00"
+	}
+	if to == "" || from < to {
+		x.read(c.t, from, to)
+	}
 }
 
 // moveOne makes one move of a cursor.

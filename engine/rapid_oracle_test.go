@@ -43,13 +43,25 @@ type mtx struct {
 	tx       []*Tx // of each store
 	ctx      *switchCtx
 	id       int
-	snap     int
+	iso      Isolation
+	snap     int // at ReadCommitted that of the latest statement
 	readOnly bool
 	noSync   bool
 	own      map[mkey]mown
 	sps      []msp
 	wrote    map[*mtable]bool
 	cursors  []*mcursor
+
+	// Of a serializable transaction that may write.
+	reads  []mread
+	tried  bool // a statement got as far as to make it a writer
+	writes int  // statements that wrote, and rollbacks to savepoints
+}
+
+// mread is a range of keys [from, to) that was read; to "" is open.
+type mread struct {
+	t        *mtable
+	from, to string
 }
 
 type msp struct {
@@ -141,13 +153,14 @@ func (m *machine) predict(x *mtx, t *mtable, mode recordcache.Mode, k string) (m
 	case t.dropped != 0 && x.readOnly:
 		return []error{ErrTableNotFound, ErrReadOnly}, false
 	case t.dropped != 0:
+		x.tried = x.tried || t.dropped > x.snap
 		return []error{ErrTableNotFound}, false
 	case x.readOnly:
 		return []error{ErrReadOnly}, false
 	}
-	x.wrote[t] = true // or tried to, which is enough for DropTable to wait
+	x.wrote[t], x.tried = true, true // which is enough for DropTable to wait
 	vs := t.recs[k]
-	conflict := len(vs) > 0 && vs[len(vs)-1].ts > x.snap
+	conflict := len(vs) > 0 && vs[len(vs)-1].ts > x.snap // never at ReadCommitted
 	if m.other(x, mk) {
 		if may = []error{context.Canceled}; conflict {
 			may = append(may, ErrConflict)
@@ -165,6 +178,41 @@ func (m *machine) predict(x *mtx, t *mtable, mode recordcache.Mode, k string) (m
 		return []error{ErrNotFound}, false
 	}
 	return []error{nil}, false
+}
+
+// statement begins a statement of x.
+func (m *machine) statement(x *mtx) {
+	if x.iso == ReadCommitted {
+		x.snap = m.clock
+	}
+}
+
+// read notes that x has read [from, to).
+func (x *mtx) read(t *mtable, from, to string) {
+	if x.iso == Serializable && !x.readOnly {
+		x.reads = append(x.reads, mread{t, from, to})
+	}
+}
+
+func (x *mtx) readKey(t *mtable, k string) { x.read(t, k, k+"\x00") }
+
+// unserializable reports whether x, which is about to commit, has read what others
+// have changed since. One that has not written takes place at its snapshot.
+func (x *mtx) unserializable() bool {
+	if !x.tried || x.writes == 0 {
+		return false
+	}
+	return slices.ContainsFunc(x.reads, func(r mread) bool {
+		if r.t.dropped != 0 && !x.wrote[r.t] {
+			return true
+		}
+		for k, vs := range r.t.recs {
+			if k >= r.from && (r.to == "" || k < r.to) && slices.ContainsFunc(vs, func(v mver) bool { return v.ts > x.snap && !v.lock }) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // publish makes what x did committed.

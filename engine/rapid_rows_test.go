@@ -69,6 +69,7 @@ func run(tx *Tx, h *Table, mode recordcache.Mode, key, val []byte) (got []byte, 
 // write does one write in every store and checks it.
 func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val []byte) {
 	m.t.Helper()
+	m.statement(x)
 	may, waits := m.predict(x, t, mode, k)
 	want, exists := x.get(t, k)
 	if mode == recordcache.ModeLock && may[0] == nil && !exists {
@@ -100,6 +101,15 @@ func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val 
 		m.note("tx %d mode %d of %s %.20q, %d bytes: %v", x.id, mode, t.name, k, len(val), err)
 	}
 	mk := mkey{t, k}
+	switch done := err == nil || mode == recordcache.ModeLock && errors.Is(err, ErrNotFound); {
+	case done:
+		x.writes++
+		if mode != recordcache.ModePut {
+			x.readKey(t, k)
+		}
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrKeyExists):
+		x.readKey(t, k)
+	}
 	switch {
 	case mode == recordcache.ModeLock && (err == nil || errors.Is(err, ErrNotFound)):
 		if _, ok := x.own[mk]; !ok {
@@ -115,7 +125,7 @@ func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val 
 
 // client is a whole transaction of somebody else, at whom the others look.
 func (m *machine) client(t *mtable) {
-	m.begin(false, rapid.IntRange(0, 3).Draw(m.t, "nosync") > 0)
+	m.begin(TxOptions{NoSync: rapid.IntRange(0, 3).Draw(m.t, "nosync") > 0, Isolation: m.level()})
 	x := m.txs[len(m.txs)-1]
 	for range rapid.IntRange(1, 4).Draw(m.t, "writes") {
 		m.randomWrite(x, t, m.key())
@@ -128,6 +138,7 @@ func (m *machine) client(t *mtable) {
 
 // append stores a row under the next record number, the same in every store.
 func (m *machine) append(x *mtx, t *mtable) {
+	m.statement(x)
 	val := value(m.n, 50)
 	var number uint64
 	m.each(func(s int, _ *DB) {
@@ -151,7 +162,8 @@ func (m *machine) append(x *mtx, t *mtable) {
 	if number != 0 {
 		t.last = number
 		x.own[mkey{t, string(binary.BigEndian.AppendUint64(nil, number))}] = mown{written: true, val: val}
-		x.wrote[t] = true
+		x.wrote[t], x.tried = true, true
+		x.writes++
 		m.note("tx %d appends %d to %s", x.id, number, t.name)
 	}
 }

@@ -24,10 +24,11 @@ import (
 
 // mstore is one of the stores.
 type mstore struct {
-	name string
-	o    *Options
-	fs   *vfs.MemFS
-	db   *DB
+	name  string
+	o     *Options
+	fs    *vfs.MemFS
+	db    *DB
+	spans int // of read sets, if not as many as usual
 }
 
 type machine struct {
@@ -64,21 +65,26 @@ func (m *machine) each(fn func(s int, db *DB)) {
 	}
 }
 
-func (m *machine) begin(readOnly, noSync bool) {
+// level draws an isolation level.
+func (m *machine) level() Isolation {
+	return rapid.SampledFrom([]Isolation{Snapshot, Snapshot, ReadCommitted, Serializable}).Draw(m.t, "level")
+}
+
+func (m *machine) begin(o TxOptions) {
 	m.txn++
 	x := &mtx{
-		id: m.txn, snap: m.clock, readOnly: readOnly, noSync: noSync, ctx: &switchCtx{Context: m.ctx},
+		id: m.txn, snap: m.clock, readOnly: o.ReadOnly, noSync: o.NoSync, iso: o.Isolation, ctx: &switchCtx{Context: m.ctx},
 		own: map[mkey]mown{}, wrote: map[*mtable]bool{},
 	}
 	m.each(func(s int, db *DB) {
-		tx, err := db.Begin(x.ctx, TxOptions{ReadOnly: readOnly, NoSync: noSync})
+		tx, err := db.Begin(x.ctx, o)
 		if err != nil {
 			m.fatalf(s, "begin: %v", err)
 		}
 		x.tx = append(x.tx, tx)
 	})
 	m.txs = append(m.txs, x)
-	m.note("tx %d begins, read only %v, no sync %v", x.id, readOnly, noSync)
+	m.note("tx %d begins: %+v", x.id, o)
 }
 
 func (m *machine) end(x *mtx) {
@@ -88,15 +94,56 @@ func (m *machine) end(x *mtx) {
 	}
 }
 
+// commit commits x, which a store refuses if x is serializable and has read what
+// others have changed.
 func (m *machine) commit(x *mtx) {
-	m.note("tx %d commits %d records", x.id, len(x.own))
-	m.each(func(s int, _ *DB) {
-		if err := x.tx[s].Commit(); err != nil {
-			m.fatalf(s, "tx %d: commit: %v", x.id, err)
+	conflict := x.unserializable()
+	m.note("tx %d commits %d records, conflict %v", x.id, len(x.own), conflict)
+	m.end(x)
+	var refused []int
+	m.each(func(s int, db *DB) {
+		doubtful := db.m.Counters.MaybeSerializable.Load()
+		err := x.tx[s].Commit()
+		switch {
+		case err == nil && !conflict:
+		case errors.Is(err, ErrConflict) && (conflict || db.m.Counters.MaybeSerializable.Load() > doubtful):
+			refused = append(refused, s)
+		default:
+			m.fatalf(s, "tx %d: commit: %v, want a conflict: %v", x.id, err, conflict)
 		}
 	})
-	m.end(x)
+	if len(refused) == len(m.stores) {
+		return
+	}
+	for _, s := range refused { // in doubt, and not by all: it does it again
+		m.again(x, s)
+	}
 	m.publish(x)
+}
+
+// again does what x did, in a store that refused it for want of a more precise
+// read set.
+func (m *machine) again(x *mtx, s int) {
+	m.note("the %s store refused tx %d in doubt", m.stores[s].name, x.id)
+	tx, err := m.stores[s].db.Begin(m.ctx, TxOptions{NoSync: x.noSync})
+	if err != nil {
+		m.fatalf(s, "begin: %v", err)
+	}
+	for mk, o := range x.own {
+		mode := recordcache.ModePut
+		if o.val == nil {
+			mode = recordcache.ModeDelete
+		}
+		if !o.written {
+			mode = recordcache.ModeLock
+		}
+		if _, err := run(tx, mk.t.h[s], mode, []byte(mk.k), o.val); err != nil && !errors.Is(err, ErrNotFound) {
+			m.fatalf(s, "tx %d again: %v", x.id, err)
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		m.fatalf(s, "tx %d again: %v", x.id, err)
+	}
 }
 
 func (m *machine) rollback(x *mtx) {
@@ -195,7 +242,7 @@ func (m *machine) dropTable(t *mtable) {
 // gc forgets dropped tables that no snapshot reads.
 func (m *machine) gc() {
 	m.tables = slices.DeleteFunc(m.tables, func(t *mtable) bool {
-		return t.dropped != 0 && !slices.ContainsFunc(m.txs, func(x *mtx) bool { return x.snap < t.dropped })
+		return t.dropped != 0 && !slices.ContainsFunc(m.txs, func(x *mtx) bool { return x.iso != ReadCommitted && x.snap < t.dropped })
 	})
 }
 
@@ -243,7 +290,9 @@ func (m *machine) step(*rapid.T) {
 	switch op {
 	case "begin":
 		if len(m.txs) < 5 {
-			m.begin(rapid.IntRange(0, 4).Draw(m.t, "readonly") == 0, rapid.Bool().Draw(m.t, "nosync"))
+			m.begin(TxOptions{
+				ReadOnly: rapid.IntRange(0, 4).Draw(m.t, "readonly") == 0, NoSync: rapid.Bool().Draw(m.t, "nosync"), Isolation: m.level(),
+			})
 		}
 	case "client":
 		if t != nil && t.dropped == 0 {
@@ -359,6 +408,7 @@ func (m *machine) savepoints(x *mtx, op string) {
 		return
 	}
 	x.rollbackTo(i)
+	x.writes++
 }
 
 // maintain does what the scavenger might do at any moment, in one store or all.
@@ -439,6 +489,7 @@ func (m *machine) open(s int) {
 		m.t.Fatalf("step %d, %s store: open: %v", m.n, st.name, err)
 	}
 	st.db = db
+	db.m.ReadSpans = st.spans
 	checkStore(m.t, db)
 }
 
@@ -488,7 +539,7 @@ func machineStores(t tester) []*mstore {
 	small := tinyOptions() // transactions stay small: they are chilled, not backlogged at once
 	small.ChillThreshold = 0
 	stores := []*mstore{
-		{name: "tiny", o: tiny},
+		{name: "tiny", o: tiny, spans: 2},
 		{name: "chilling", o: small},
 		{name: "roomy", o: &Options{Memory: 32 << 20, LogSegmentSize: 1 << 20}},
 	}
