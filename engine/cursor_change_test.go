@@ -189,7 +189,7 @@ func (w *walker) write() error {
 	default:
 		w.rows[k] = v
 	}
-	return nil
+	return nil //nolint:nilerr // the error is the one that it had to give
 }
 
 // savepoint makes one, rolls back to one or releases one.
