@@ -13,8 +13,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
-
-	"github.com/sakerdb/saker/recordcache"
 )
 
 // nest is a transaction whose savepoints nest hundreds deep, beside a stack of
@@ -159,18 +157,6 @@ func (x *nest) maintain() {
 	op := rapid.SampledFrom([]string{"prune", "backlog", "all", "chill", "chill", "evict", "merge", "unburden", "give up", "checkpoint"}).Draw(x.t, "maintain")
 	x.note("%s", op)
 	switch op {
-	case "prune":
-		pruneAll(x.t, x.db)
-	case "backlog":
-		relieveAll(x.t, x.db, recordcache.Backlog)
-	case "all":
-		backlogAll(x.t, x.db)
-	case "chill":
-		chillAll(x.t, x.db)
-	case "evict":
-		evictAll(x.t, x.db)
-	case "merge":
-		mergeAt(x.t, x.db, x.tb, []byte(nestKeys[0]))
 	case "unburden":
 		x.db.m.Unburden(false)
 	case "give up":
@@ -179,6 +165,8 @@ func (x *nest) maintain() {
 		if err := x.db.Checkpoint(ctx); err != nil {
 			x.fatalf("checkpoint: %v", err)
 		}
+	default:
+		maintain(x.t, x.db, op, x.tb, []byte(nestKeys[0]))
 	}
 }
 

@@ -337,18 +337,14 @@ func (l *Leaf) sealList(c *Cache, w *worker) error {
 			return err
 		}
 	}
-	frames := make([]frame, 0, len(w.coded)+l.listLen())
 	e := c.space.BeginEdit()
 	if committed {
 		e.NeedSync()
 	}
-	for i := range w.coded {
-		f, err := c.place(w, e, l.table, i)
-		if err != nil {
-			w.end(e)
-			return err
-		}
-		frames = append(frames, f)
+	frames, err := c.placeAll(make([]frame, 0, len(w.coded)+l.listLen()), w, e, l.table, 0, len(w.coded))
+	if err != nil {
+		w.end(e)
+		return err
 	}
 	if l.list != nil {
 		frames = append(frames, l.list.frames...)
@@ -400,13 +396,9 @@ func (l *Leaf) sealPieces(c *Cache, w *worker, edge []byte) error {
 			to = pieces[p+1].from
 		}
 		nl := &frameList{seq: e.Seq()}
-		for i := pieces[p].from; i < to; i++ {
-			f, err := c.place(w, e, l.table, i)
-			if err != nil {
-				w.end(e)
-				return err
-			}
-			nl.frames = append(nl.frames, f)
+		if nl.frames, err = c.placeAll(nil, w, e, l.table, pieces[p].from, to); err != nil {
+			w.end(e)
+			return err
 		}
 		l.putEntry(e, pieces[p].low, pieces[p].high, nl)
 	}

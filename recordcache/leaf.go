@@ -141,6 +141,11 @@ func commonPrefix(low, high []byte) int {
 	return n
 }
 
+// between reports whether key lies in [low, high); nil high is open.
+func between(key, low, high []byte) bool {
+	return bytes.Compare(key, low) >= 0 && (high == nil || bytes.Compare(key, high) < 0)
+}
+
 // covers reports whether key belongs to the leaf. REQUIRES: l.mu is held.
 func (l *Leaf) covers(key []byte) bool {
 	if l.dead {

@@ -29,16 +29,7 @@ const (
 
 // String names the level.
 func (i Isolation) String() string {
-	switch i {
-	case Snapshot:
-		return "snapshot"
-	case ReadCommitted:
-		return "read committed"
-	case Serializable:
-		return "serializable"
-	default:
-		return fmt.Sprintf("isolation(%d)", uint8(i))
-	}
+	return base.Name(i, "isolation", "snapshot", "read committed", "serializable")
 }
 
 // Options of a transaction. The zero value is a durable snapshot transaction.
