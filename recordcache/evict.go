@@ -144,7 +144,9 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 	}
 	switch rq.Action {
 	case Checkpoint:
-		l.retireChilled(c)
+		if !l.retireChilled(c) && l.settleCharge(c) {
+			return merge, nil // the page keeps its room: the leaf is being written
+		}
 	case Tidy:
 	default:
 		l.retire(c)
@@ -477,18 +479,25 @@ func (l *Leaf) retire(c *Cache) {
 }
 
 // retireChilled drops chilled versions that a frame holds by now: the log will
-// not keep their data.
-func (l *Leaf) retireChilled(c *Cache) {
+// not keep their data. It reports whether there were any.
+func (l *Leaf) retireChilled(c *Cache) (any bool) {
+	if !l.chilled {
+		return false
+	}
+	l.chilled = false
 	for i := range l.page.Len() {
 		for off := l.page.Newest(i); off != 0; {
 			v := l.page.Version(off)
 			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean != 0 {
 				c.Stats.RetiredVersions.Add(uint64(l.page.Retire(i)))
+				any, l.chilled = true, true // some may have stayed: the next time tells
 				break
 			}
+			l.chilled = l.chilled || v.Flags&versionchain.FlagChilled != 0
 			off = v.Prior
 		}
 	}
+	return any
 }
 
 // compact rebuilds the page without dropped versions, in as small a block as

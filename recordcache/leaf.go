@@ -99,6 +99,7 @@ type Leaf struct {
 	dead     bool                  // no longer in the directory: search again
 	mapped   bool                  // the leaf map has an entry at low
 	dirty    bool                  // may hold committed versions that no frame holds
+	chilled  bool                  // may hold chilled versions
 	live     int                   // at least the number of undecided versions
 	ref      atomic.Uint32         // touched since the clock hand passed
 	reads    atomic.Uint32         // cold reads since it became a stub

@@ -174,14 +174,7 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 
 // growth is the room that a page gets beyond what it needs now.
 func growth(want int) int {
-	switch {
-	case want < 2<<10:
-		return want / 2
-	case want < 8<<10:
-		return want / 2
-	default:
-		return 4 << 10
-	}
+	return min(want/2, 4<<10)
 }
 
 // covered reports whether tombstones of the leaf may hide something: a row in its
@@ -245,7 +238,7 @@ func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
 	l.page.Fetch()
 	n := l.page.Len()
 	mid, _ := l.page.Find(bound, int(l.prefix))
-	r := &Leaf{table: l.table, dirty: l.dirty}
+	r := &Leaf{table: l.table, dirty: l.dirty, chilled: l.chilled}
 	r.setFences(bound, l.high)
 	// Everything that the halves will cost is had first, in one step (M1).
 	left, right := l.divide(bound)
