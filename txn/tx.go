@@ -88,8 +88,8 @@ type state struct {
 	out  *versionchain.Outcome // nil before the first write
 	w    recordcache.Writer
 	sc   recordcache.Scratch
-	// owner is the id in Manager.byID, 0 for none. Who found the state there must
-	// look again under spMu or trackMu: it may serve another one by now.
+	// owner is the id of the transaction, 0 before its first write. Who found the
+	// state by it must look again under spMu or trackMu: it may serve another by now.
 	owner atomic.Uint64
 
 	spMu sync.Mutex // guards sp against Stretches
