@@ -91,10 +91,10 @@ func (tx *Tx) commit() error {
 	}
 	if err := m.commit.finish(p, m.Log, &m.snaps.snapshots); err != nil {
 		tx.queued = true
-		m.waits.wake(out, true)
+		m.waits.wake(out, 0)
 		return m.poisoned(err)
 	}
-	m.waits.wake(out, true)
+	m.waits.wake(out, 0)
 	tx.stamp(p.ts, temp != nil)
 	if len(c.Segments) > 0 {
 		m.mu.Lock()
@@ -214,7 +214,7 @@ func (tx *Tx) abandon() {
 			clean = false
 		}
 	}
-	m.waits.wake(out, true)
+	m.waits.wake(out, 0)
 	tx.trackMu.Lock()
 	segs := tx.segs
 	tx.segs = nil
@@ -232,6 +232,7 @@ func (tx *Tx) release() {
 	tx.uncharge()
 	for _, c := range tx.cursors {
 		c.it.Close()
+		c.letGo()
 	}
 	tx.cursors = nil
 	for _, t := range tx.tables {
