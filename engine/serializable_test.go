@@ -3,9 +3,12 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sakerdb/saker/versionchain"
 )
 
 // Serializable, anomaly by anomaly, wherever the versions are (eachMove), and then
@@ -336,18 +339,53 @@ func TestSerializableCommitUnderWay(t *testing.T) {
 		gets(t, t1, tb, "a", "1")
 		put(t, t1, tb, "b", "a is 1")
 		put(t, t2, tb, "a", "2")
-		ran := false
-		hook := func() {
-			ran = true
-			wantSkew(t, t1)
+		underWay := func() (n int) { // commits with a timestamp that are not published
+			db.reg.Each(func(o *versionchain.Outcome) {
+				if st, ts := o.Status(); st == versionchain.Committing && ts > 0 {
+					n++
+				}
+			})
+			return n
 		}
-		h.hook.Store(&hook)
+		// The syncer, or an edit, may sync before t2 has its timestamp.
+		h.hookWhen(func() bool { return underWay() > 0 }, func() {
+			done := make(chan error, 1)
+			go func() { done <- t1.Commit() }()
+			for {
+				select {
+				case err := <-done:
+					if !errors.Is(err, ErrConflict) {
+						t.Errorf("commit: %v", err)
+					}
+					return
+				default:
+				}
+				if underWay() > 1 { // it waits for this sync by now
+					t.Error("missed what a commit under way has written")
+					return
+				}
+				runtime.Gosched()
+			}
+		})
 		commit(t, t2)
-		if !ran {
+		if h.hook.Load() != nil {
 			t.Fatal("nothing was synced")
 		}
 		mustClose(t, db)
 	}
+}
+
+// hookWhen calls fn once, before the next sync for which ready says yes.
+func (h *syncHookFS) hookWhen(ready func() bool, fn func()) {
+	var hook func()
+	hook = func() {
+		if ready() {
+			fn()
+		} else {
+			h.hook.Store(&hook)
+		}
+	}
+	h.hook.Store(&hook)
 }
 
 // A dropped table conflicts with whoever has read it and not written it, from when
@@ -365,8 +403,7 @@ func TestSerializableDropTable(t *testing.T) {
 		put(t, tx, other, fmt.Sprintf("%p", tx), "a is 1")
 	}
 	gets(t, reader, tb, "a", "1")
-	hook := func() { wantSkew(t, t1) }
-	h.hook.Store(&hook)
+	h.hookWhen(func() bool { return tb.Dropped.Load() != 0 }, func() { wantSkew(t, t1) })
 	check(t, db.DropTable(ctx, "t"))
 	if h.hook.Load() != nil {
 		t.Fatal("nothing was synced")
