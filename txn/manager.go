@@ -42,11 +42,18 @@ type Config struct {
 	// ClockGap is by how much recovery has advanced the clock, durably, and will
 	// again; at least 2.
 	ClockGap base.CommitTS
+	// ReadSpans is how many spans a serializable transaction keeps of what it has
+	// read before they become coarser; 0 is the default.
+	ReadSpans int
 	// Behind is told that the log has grown; it must not block.
 	Behind func()
 	// Crowded returns nil, or what a first write has to wait for: superseded rows
 	// take more space than they should.
 	Crowded func() <-chan struct{}
+	// Validated, if not nil, is called by the commit of a serializable transaction
+	// between looking through what it has read and taking the timestamp: tests force
+	// what may happen there.
+	Validated func()
 	// Failure returns the error that poisoned the store, or nil.
 	Failure func() error
 }
@@ -54,12 +61,13 @@ type Config struct {
 // Manager runs the transactions of one store.
 type Manager struct {
 	Config
-	snaps    *Snapshots
-	commit   committer
-	waits    *waits
-	seq      atomic.Uint64
-	buffered atomic.Int64 // bytes charged for what small transactions keep
-	coarse   atomic.Int64 // the coarse clock, see Tick
+	snaps     *Snapshots
+	commit    committer
+	waits     *waits
+	seq       atomic.Uint64
+	buffered  atomic.Int64 // bytes charged for what small transactions keep
+	readBytes atomic.Int64 // bytes charged for read sets
+	coarse    atomic.Int64 // the coarse clock, see Tick
 
 	mu      sync.Mutex // guards the fields below
 	open    *state     // list of the open transactions
@@ -81,6 +89,10 @@ type Manager struct {
 // Counters count since Open.
 type Counters struct {
 	Commits, Rollbacks, Conflicts, Deadlocks, LockTimeouts atomic.Uint64
+	// Unserializable counts, among Conflicts, the commits that failed because others
+	// had changed what was read; MaybeSerializable those of them that a more precise
+	// read set might have let pass.
+	Unserializable, MaybeSerializable atomic.Uint64
 }
 
 // refused counts a statement that failed.
@@ -235,9 +247,7 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("saker: begin: %w", err)
 	}
-	switch o.Isolation {
-	case Snapshot, ReadCommitted:
-	default:
+	if o.Isolation > Serializable {
 		return nil, fmt.Errorf("saker: begin: isolation %v: %w", o.Isolation, base.ErrNotSupported)
 	}
 	tx := m.spares.newTx()
@@ -251,6 +261,9 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 		st.stack = debug.Stack()
 	}
 	tx.state = st
+	if o.Isolation == Serializable && !st.readOnly {
+		tx.beginReads()
+	}
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
