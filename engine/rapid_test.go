@@ -414,10 +414,13 @@ func (m *machine) savepoints(x *mtx, op string) {
 // maintain does what the scavenger might do at any moment, in one store or all.
 func (m *machine) maintain(t *mtable) {
 	op := rapid.SampledFrom([]string{
-		"prune", "backlog", "backlogall", "chill", "chill", "collapse", "evict", "merge", "sweep", "unburden", "give up", "reopen",
+		"prune", "backlog", "all", "chill", "chill", "collapse", "evict", "merge", "sweep", "unburden", "give up", "reopen",
 	}).Draw(m.t, "maintain")
 	only := rapid.IntRange(-1, len(m.stores)-1).Draw(m.t, "where")
-	if op == "reopen" {
+	switch {
+	case op == "merge" && t == nil:
+		return
+	case op == "reopen":
 		if rapid.IntRange(0, 3).Draw(m.t, "reopen") == 0 {
 			m.reopen()
 		}
@@ -426,38 +429,20 @@ func (m *machine) maintain(t *mtable) {
 	m.note("maintain: %s, store %d", op, only)
 	key := []byte(m.key())
 	m.each(func(s int, db *DB) {
-		if only < 0 || only == s {
-			m.move(s, db, op, t, key)
+		if only >= 0 && only != s {
+			return
+		}
+		switch op {
+		case "sweep":
+			waitSwept(m.t, db)
+		case "unburden", "give up":
+			db.m.Unburden(op == "give up")
+		case "merge":
+			maintain(m.t, db, op, t.h[s], key)
+		default:
+			maintain(m.t, db, op, nil, nil)
 		}
 	})
-}
-
-// move moves versions in one store.
-func (m *machine) move(s int, db *DB, op string, t *mtable, key []byte) {
-	switch op {
-	case "prune":
-		pruneAll(m.t, db)
-	case "backlog":
-		relieveAll(m.t, db, recordcache.Backlog)
-	case "backlogall":
-		backlogAll(m.t, db)
-	case "chill":
-		chillAll(m.t, db)
-	case "collapse":
-		collapseAll(db)
-	case "evict":
-		evictAll(m.t, db)
-	case "merge":
-		if t != nil {
-			mergeAt(m.t, db, t.h[s], key)
-		}
-	case "sweep":
-		waitSwept(m.t, db)
-	case "unburden":
-		db.m.Unburden(false)
-	case "give up":
-		db.m.Unburden(true)
-	}
 }
 
 // reopen closes the stores under their open transactions.

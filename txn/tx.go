@@ -32,16 +32,7 @@ const (
 
 // String names the level.
 func (i Isolation) String() string {
-	switch i {
-	case Snapshot:
-		return "snapshot"
-	case ReadCommitted:
-		return "read committed"
-	case Serializable:
-		return "serializable"
-	default:
-		return fmt.Sprintf("isolation(%d)", uint8(i))
-	}
+	return base.Name(i, "isolation", "snapshot", "read committed", "serializable")
 }
 
 // Options of a transaction. The zero value is a durable snapshot transaction.
@@ -111,8 +102,8 @@ type state struct {
 	out  *versionchain.Outcome // nil before the first write
 	w    recordcache.Writer
 	sc   recordcache.Scratch
-	// owner is the id in Manager.byID, 0 for none. Who found the state there must
-	// look again under spMu or trackMu: it may serve another one by now.
+	// owner is the id of the transaction, 0 before its first write. Who found the
+	// state by it must look again under spMu or trackMu: it may serve another by now.
 	owner atomic.Uint64
 
 	spMu sync.Mutex // guards sp against Stretches
