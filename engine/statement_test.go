@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -177,5 +178,40 @@ func TestStatementWithoutMemoryChangesNothing(t *testing.T) {
 			inView(t, db, func(tx *Tx) { wantRows(t, tx, tb, 0, 600, 100) })
 			mustClose(t, db)
 		})
+	}
+}
+
+// GetForUpdate took the lock and then read the row. When the disk refused, the
+// statement had failed, and the lock stayed.
+func TestLockOfUnreadableRowIsNone(t *testing.T) {
+	for _, threshold := range []int64{1, 1 << 30} {
+		mem := newCrashFS(t)
+		f := &faults{kind: errorfs.OpIsRead, skip: toWrite, err: errInjected}
+		o := faultOptions(errorfs.Wrap(mem, f))
+		o.ChillThreshold = threshold
+		db := mustOpen(t, o)
+		tb := mustTable(t, db, "t")
+		inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, 500, 100) })
+		check(t, db.Checkpoint(ctx))
+		evictAll(t, db)
+		x := &failing{story: &story{T: t, db: db, tb: tb}, tx: mustBegin(t, db, TxOptions{})}
+		put(t, x.tx, tb, "own", "1")
+		evictAll(t, db)
+		f.arm(1)
+		_, err := x.tx.GetForUpdate(tb, []byte("k000250"))
+		f.armed.Store(false)
+		wantErr(t, "lock of a row that cannot be read", err, errInjected)
+		if x.locked("k000250") {
+			t.Error("the record is locked")
+		}
+		got, err := x.tx.GetForUpdate(tb, []byte("k000250"))
+		if err != nil || string(got) != string(value(250, 100)) {
+			t.Fatalf("lock: %.40q %v", got, err)
+		}
+		if !x.locked("k000250") {
+			t.Error("the record is not locked")
+		}
+		commit(t, x.tx)
+		mustClose(t, db)
 	}
 }

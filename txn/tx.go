@@ -236,21 +236,40 @@ func (tx *Tx) AppendGet(dst []byte, t *recordcache.Table, key []byte) ([]byte, e
 
 // GetForUpdate locks the record, present or absent, against writers until the
 // transaction ends, and returns its value. ErrNotFound if it is absent; the
-// lock is held all the same. ErrConflict, ErrDeadlock.
+// lock is held all the same. ErrConflict, ErrDeadlock. If the value cannot be read
+// from disk there is no lock, but at ReadCommitted, where it is read after it.
 func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
+	if err := tx.enter(t); err != nil {
+		return nil, err
+	}
+	if err := checkKey(key); err != nil {
+		return nil, err
+	}
+	var val []byte
+	var found bool
+	var err error
+	if tx.iso != ReadCommitted { // the lock does not change what the snapshot has
+		if val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key); err != nil {
+			return nil, fmt.Errorf("saker: get: %w", err)
+		}
+	}
 	if err := tx.write(t, recordcache.ModeLock, key, nil); err != nil {
 		return nil, err
 	}
-	val, found, err := t.Get(&tx.w.Reader, &tx.sc, nil, key)
-	if err == nil && !found {
-		err = base.ErrNotFound
+	if tx.iso == ReadCommitted {
+		val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key)
 	}
-	if val == nil && err == nil {
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("saker: get: %w", err)
+	case !found:
+		return nil, base.ErrNotFound
+	case val == nil:
 		val = []byte{}
 	}
-	return val, err
+	return val, nil
 }
 
 // Put inserts the row or replaces its value. It waits while another transaction
