@@ -266,7 +266,9 @@ func TestWaitsLetInAndCancelled(t *testing.T) {
 		aborted(o)
 		go cancel()
 		w.wake(o, 0)
-		<-a.done
+		if err := <-a.done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
 		w.leave(a.s, nil, 0)
 		b.ends(t, nil)
 		w.leave(b.s, nil, 0)
