@@ -42,11 +42,18 @@ type Config struct {
 	// ClockGap is by how much recovery has advanced the clock, durably, and will
 	// again; at least 2.
 	ClockGap base.CommitTS
+	// ReadSpans is how many spans a serializable transaction keeps of what it has
+	// read before they become coarser; 0 is the default.
+	ReadSpans int
 	// Behind is told that the log has grown; it must not block.
 	Behind func()
 	// Crowded returns nil, or what a first write has to wait for: superseded rows
 	// take more space than they should.
 	Crowded func() <-chan struct{}
+	// Validated, if not nil, is called by the commit of a serializable transaction
+	// between looking through what it has read and taking the timestamp: tests force
+	// what may happen there.
+	Validated func()
 	// Failure returns the error that poisoned the store, or nil.
 	Failure func() error
 }
@@ -54,17 +61,17 @@ type Config struct {
 // Manager runs the transactions of one store.
 type Manager struct {
 	Config
-	snaps    *Snapshots
-	commit   committer
-	waits    *waits
-	seq      atomic.Uint64
-	buffered atomic.Int64 // bytes charged for what small transactions keep
-	coarse   atomic.Int64 // the coarse clock, see Tick
+	snaps     *Snapshots
+	commit    committer
+	waits     *waits
+	seq       atomic.Uint64
+	buffered  atomic.Int64 // bytes charged for what small transactions keep
+	readBytes atomic.Int64 // bytes charged for read sets
+	coarse    atomic.Int64 // the coarse clock, see Tick
 
 	mu      sync.Mutex // guards the fields below
 	open    *state     // list of the open transactions
 	opened  int        // its length
-	byID    map[base.TxnID]*state
 	closed  bool
 	low     bool // the low-memory flag, for transactions to come
 	retired []retired
@@ -82,6 +89,10 @@ type Manager struct {
 // Counters count since Open.
 type Counters struct {
 	Commits, Rollbacks, Conflicts, Deadlocks, LockTimeouts atomic.Uint64
+	// Unserializable counts, among Conflicts, the commits that failed because others
+	// had changed what was read; MaybeSerializable those of them that a more precise
+	// read set might have let pass.
+	Unserializable, MaybeSerializable atomic.Uint64
 }
 
 // refused counts a statement that failed.
@@ -130,7 +141,6 @@ type segmentPins struct {
 func NewManager(c Config, snaps *Snapshots, last base.CommitTS, pos base.LSN) *Manager {
 	m := &Manager{
 		Config: c, snaps: snaps, waits: newWaits(),
-		byID:    make(map[base.TxnID]*state),
 		closing: make(chan struct{}), sweeps: make(chan *sweep, 1024), relaxed: make(chan struct{}),
 	}
 	m.commit.last, m.commit.safe, m.commit.pubEnd = last, last, pos
@@ -204,13 +214,22 @@ func (tx *Tx) unburden(all bool) bool {
 	return tx.shed(all, false) == nil && tx.charged < had
 }
 
+// find returns the state of an open transaction that has written, or that of another
+// one: its owner tells. Nil if it has ended.
+func (m *Manager) find(id base.TxnID) *state {
+	o := m.Reg.Get(id)
+	if o == nil {
+		return nil
+	}
+	st, _ := o.Keeper.Load().(*state)
+	return st
+}
+
 // Stretches returns the epochs that began the live savepoints of a transaction.
 // A savepoint made later begins above every epoch that is stored anywhere, so
 // the answer does not age.
 func (m *Manager) Stretches(id base.TxnID) []base.Epoch {
-	m.mu.Lock()
-	st := m.byID[id]
-	m.mu.Unlock()
+	st := m.find(id)
 	if st == nil {
 		return nil
 	}
@@ -228,9 +247,7 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("saker: begin: %w", err)
 	}
-	switch o.Isolation {
-	case Snapshot, ReadCommitted:
-	default:
+	if o.Isolation > Serializable {
 		return nil, fmt.Errorf("saker: begin: isolation %v: %w", o.Isolation, base.ErrNotSupported)
 	}
 	tx := m.spares.newTx()
@@ -244,6 +261,9 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 		st.stack = debug.Stack()
 	}
 	tx.state = st
+	if o.Isolation == Serializable && !st.readOnly {
+		tx.beginReads()
+	}
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
@@ -354,11 +374,9 @@ func (m *Manager) register(tx *Tx) error {
 	tx.out = versionchain.NewOutcome(id)
 	tx.w.Self = tx.out
 	tx.w.Logged = true
-	m.Reg.Add(tx.out)
 	tx.owner.Store(uint64(id))
-	m.mu.Lock()
-	m.byID[id] = tx.state
-	m.mu.Unlock()
+	tx.out.Keeper.Store(tx.state)
+	m.Reg.Add(tx.out)
 	return nil
 }
 
@@ -368,10 +386,10 @@ func (m *Manager) leave(tx *Tx) {
 	m.snaps.close(tx.snap)
 	m.mu.Lock()
 	m.unlinkLocked(tx.state)
-	if tx.out != nil {
-		delete(m.byID, tx.out.ID)
-	}
 	m.mu.Unlock()
+	if tx.out != nil {
+		tx.out.Keeper.Store((*state)(nil)) // it may be known for long
+	}
 	st := tx.state
 	tx.state = nil
 	m.spares.giveState(st)

@@ -32,16 +32,7 @@ const (
 
 // String names the level.
 func (i Isolation) String() string {
-	switch i {
-	case Snapshot:
-		return "snapshot"
-	case ReadCommitted:
-		return "read committed"
-	case Serializable:
-		return "serializable"
-	default:
-		return fmt.Sprintf("isolation(%d)", uint8(i))
-	}
+	return base.Name(i, "isolation", "snapshot", "read committed", "serializable")
 }
 
 // Options of a transaction. The zero value is a durable snapshot transaction.
@@ -111,8 +102,8 @@ type state struct {
 	out  *versionchain.Outcome // nil before the first write
 	w    recordcache.Writer
 	sc   recordcache.Scratch
-	// owner is the id in Manager.byID, 0 for none. Who found the state there must
-	// look again under spMu or trackMu: it may serve another one by now.
+	// owner is the id of the transaction, 0 before its first write. Who found the
+	// state by it must look again under spMu or trackMu: it may serve another by now.
 	owner atomic.Uint64
 
 	spMu sync.Mutex // guards sp against Stretches
@@ -134,6 +125,7 @@ type state struct {
 	tables  []*recordcache.Table // written, each once
 
 	cursors []*Cursor // open
+	reads   readSet   // of a serializable transaction
 
 	// Of the commit record, and of its place in the queue.
 	record  seriallog.Commit
@@ -147,6 +139,7 @@ type ref struct {
 	leaf *recordcache.Leaf
 	key  int // offset in keys
 	klen int
+	lock bool // no data: ModeLock
 }
 
 const (
@@ -225,6 +218,9 @@ func (tx *Tx) AppendGet(dst []byte, t *recordcache.Table, key []byte) ([]byte, e
 		return dst, err
 	}
 	val, found, err := t.Get(&tx.w.Reader, &tx.sc, dst, key)
+	if tx.reads.on {
+		tx.readKey(t, key)
+	}
 	if err != nil {
 		return dst, fmt.Errorf("saker: get: %w", err)
 	}
@@ -305,6 +301,9 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 		}
 	}
 	leaf, err := tx.attempt(t, m, key, value)
+	if tx.state != nil && tx.reads.on {
+		tx.readBy(t, m, key, err)
+	}
 	if err != nil {
 		return err
 	}
