@@ -91,9 +91,9 @@ func (c *checker) collectWrites() {
 			case Mark:
 			}
 		}
-		for i := len(own.list) - 1; i >= 0; i-- {
-			if e := own.list[i].element; own.last(e.key) == e.value {
-				c.writes[e].final = true
+		for _, a := range own.list {
+			if own.last(a.key) == a.value {
+				c.writes[a.element].final = true
 			}
 		}
 	}
@@ -138,9 +138,9 @@ func (o *ownAppends) of(dst []int32, key int) []int32 {
 
 // last returns the newest element of key.
 func (o *ownAppends) last(key int) int32 {
-	for i := len(o.list) - 1; i >= 0; i-- {
-		if o.list[i].key == key {
-			return o.list[i].value
+	for _, a := range slices.Backward(o.list) {
+		if a.key == key {
+			return a.value
 		}
 	}
 	return 0
