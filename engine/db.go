@@ -299,11 +299,19 @@ func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	return fn(tx)
 }
 
-// Update runs fn in a transaction and commits it; a conflict or deadlock runs it
-// again after a jittered pause, until ctx ends. fn must not commit.
+// Update runs fn in a snapshot transaction and commits it. See UpdateWith.
 func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
+	return db.UpdateWith(ctx, TxOptions{}, fn)
+}
+
+// UpdateWith runs fn in a transaction with opts and commits it; if that fails for
+// a reason that IsRetryable accepts, a conflict or deadlock, all is rolled back and
+// run again after a jittered pause, until ctx ends. Whatever else fails, ErrLockTimeout
+// and memory errors included, is returned at once. fn must not commit, nor keep the
+// transaction.
+func (db *DB) UpdateWith(ctx context.Context, opts TxOptions, fn func(*Tx) error) error {
 	for try := 0; ; try++ {
-		err := db.updateOnce(ctx, fn)
+		err := db.updateOnce(ctx, opts, fn)
 		if !IsRetryable(err) {
 			return err
 		}
@@ -316,8 +324,8 @@ func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 	}
 }
 
-func (db *DB) updateOnce(ctx context.Context, fn func(*Tx) error) error {
-	tx, err := db.Begin(ctx, TxOptions{})
+func (db *DB) updateOnce(ctx context.Context, opts TxOptions, fn func(*Tx) error) error {
+	tx, err := db.Begin(ctx, opts)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
+	"github.com/sakerdb/saker/versionchain"
 )
 
 // Scan returns the rows of r in key order, descending with Reverse, as the
@@ -42,8 +43,8 @@ func (tx *Tx) Scan(t *recordcache.Table, r Range) iter.Seq2[Row, error] {
 }
 
 // Cursor walks the rows of a range in either direction. It is stable in its
-// transaction's snapshot and sees the transaction's own writes as of when it
-// moves. It belongs to the goroutine of its transaction. Limit and Reverse of
+// transaction's snapshot, at ReadCommitted in one of its own, taken when it is made;
+// and it sees the transaction's own writes as of when it moves. It belongs to the goroutine of its transaction. Limit and Reverse of
 // the range do not bind it.
 type Cursor struct {
 	tx      *Tx
@@ -60,6 +61,9 @@ type Cursor struct {
 	closed  bool
 	ended   bool // it moved past the last row in its direction, or its range has none
 	index   int  // in tx.cursors
+
+	snap   *snapshot           // at ReadCommitted, until it or the transaction ends
+	reader versionchain.Reader // at ReadCommitted: as of snap
 }
 
 // Cursor returns a cursor over r, not yet positioned. Close it.
@@ -70,6 +74,9 @@ func (tx *Tx) Cursor(t *recordcache.Table, r Range) *Cursor {
 	if tx.alive() == nil {
 		c.index = len(tx.cursors)
 		tx.cursors = append(tx.cursors, c)
+		if tx.iso == ReadCommitted {
+			c.snap = tx.m.snaps.open()
+		}
 	}
 	return c
 }
@@ -112,7 +119,7 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	if to != nil && bytes.Compare(from, to) >= 0 {
 		return false
 	}
-	c.it.Reset(c.t, &tx.w.Reader, &c.sc, from, to, reverse)
+	c.it.Reset(c.t, c.eyes(), &c.sc, from, to, reverse)
 	c.seen = tx.writes
 	return c.step()
 }
@@ -123,11 +130,33 @@ func (c *Cursor) usable() bool {
 		c.err = base.ErrTxDone
 		return false
 	}
-	if err := c.tx.enter(c.t); err != nil {
+	err := c.tx.alive()
+	if err == nil {
+		err = c.tx.knows(c.t, c.eyes().Snapshot)
+	}
+	if err != nil {
 		c.err = err
-		return false
 	}
 	return c.err == nil
+}
+
+// eyes returns what the cursor sees with. REQUIRES: tx.mu is held, the transaction
+// is open.
+func (c *Cursor) eyes() *versionchain.Reader {
+	if c.snap == nil {
+		return &c.tx.w.Reader
+	}
+	c.reader = versionchain.Reader{Snapshot: c.snap.ts, Self: c.tx.out, Reg: c.tx.m.Reg}
+	return &c.reader
+}
+
+// letGo gives back the cursor's own snapshot. REQUIRES: tx.mu is held, the
+// transaction is open or about to end.
+func (c *Cursor) letGo() {
+	if c.snap != nil {
+		c.tx.m.snaps.close(c.snap)
+		c.snap = nil
+	}
 }
 
 func (c *Cursor) step() bool {
@@ -207,6 +236,7 @@ func (c *Cursor) close() {
 	defer c.tx.mu.Unlock()
 	if c.tx.alive() == nil {
 		c.forget()
+		c.letGo()
 	}
 	c.valid, c.closed = false, true
 	c.it.Close()

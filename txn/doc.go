@@ -27,7 +27,9 @@
 //   - L9: the log's length, and the space of superseded rows, delay a first write
 //     only.
 //   - S1: choosing and registering a snapshot is one step under one mutex with
-//     the horizon; it stays registered until the outcome is published.
+//     the horizon; it stays registered until the outcome is published. At
+//     ReadCommitted each statement exchanges it for the clock, in one such step, and
+//     a cursor has one of its own until it is closed.
 //   - S5: a waiter waits for (transaction, epoch) and holds nothing of the cache.
 //     Check, edge and search for a cycle are one step; the requester is the victim.
 //   - S6: savepoints are epochs. A dead interval is recorded, before anything is
@@ -44,7 +46,7 @@
 // for an append and the publication only. The scavenger calls Track under a leaf lock and
 // Stretches without one; they take Manager.mu, Tx.trackMu, Tx.spMu for a moment.
 //
-// Not promised: Serializable and ReadCommitted (ErrNotSupported); that a commit
+// Not promised: Serializable (ErrNotSupported); that a commit
 // that failed with ErrPoisoned did not happen (reopening tells); that the space
 // of a rollback is free when Rollback returns; fairness among waiters for one record.
 package txn

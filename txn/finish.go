@@ -232,6 +232,7 @@ func (tx *Tx) release() {
 	tx.uncharge()
 	for _, c := range tx.cursors {
 		c.it.Close()
+		c.letGo()
 	}
 	tx.cursors = nil
 	for _, t := range tx.tables {

@@ -210,16 +210,15 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("saker: begin: %w", err)
 	}
-	if o.Isolation > Serializable {
-		return nil, fmt.Errorf("saker: begin: isolation %d: %w", o.Isolation, base.ErrNotSupported)
-	}
-	if o.Isolation != Snapshot {
+	switch o.Isolation {
+	case Snapshot, ReadCommitted:
+	default:
 		return nil, fmt.Errorf("saker: begin: isolation %v: %w", o.Isolation, base.ErrNotSupported)
 	}
 	tx := m.spares.newTx()
 	st := m.spares.newState()
 	st.tx, st.m, st.ctx, st.w.Reg = tx, m, ctx, m.Reg
-	st.readOnly, st.noSync = o.ReadOnly || m.ReadOnly, o.NoSync || m.NoSync
+	st.readOnly, st.noSync, st.iso = o.ReadOnly || m.ReadOnly, o.NoSync || m.NoSync, o.Isolation
 	tx.state = st
 	m.mu.Lock()
 	if m.closed {
@@ -227,7 +226,7 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 		return nil, fmt.Errorf("saker: begin: %w", base.ErrClosed)
 	}
 	st.snap = m.snaps.open()
-	st.w.Snapshot = st.snap.ts
+	st.w.Snapshot, st.begun = st.snap.ts, st.snap.ts
 	m.linkLocked(st)
 	st.low.Store(m.low)
 	m.mu.Unlock()

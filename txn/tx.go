@@ -21,7 +21,9 @@ type Isolation uint8
 const (
 	// Snapshot reads as of one moment; the first updater of a record wins.
 	Snapshot Isolation = iota
-	// ReadCommitted reads what is committed when a statement begins.
+	// ReadCommitted reads what is committed when a statement begins; a write waits
+	// for whoever is changing the record and works on its newest version. A scan or
+	// cursor is one statement, which begins when it is made.
 	ReadCommitted
 	// Serializable behaves as if transactions ran one after another.
 	Serializable
@@ -89,6 +91,8 @@ type state struct {
 	ctx      context.Context
 	readOnly bool
 	noSync   bool
+	iso      Isolation
+	begun    base.CommitTS // the clock when it began
 	low      atomic.Bool // the low-memory flag
 
 	prev, next *state // of the open transactions, guarded by Manager.mu
@@ -154,15 +158,31 @@ func (tx *Tx) alive() error {
 	return tx.ended
 }
 
-// enter begins a method. REQUIRES: tx.mu is held.
+// enter begins a statement. REQUIRES: tx.mu is held.
 func (tx *Tx) enter(t *recordcache.Table) error {
 	if err := tx.alive(); err != nil {
 		return err
 	}
+	tx.renew()
+	return tx.knows(t, tx.w.Snapshot)
+}
+
+// renew lets a statement at ReadCommitted read as of now. What was found out under
+// the snapshot before does not hold any more: Table.Write begins without a proof.
+// REQUIRES: tx.mu is held, the transaction is open.
+func (tx *Tx) renew() {
+	if tx.iso == ReadCommitted {
+		tx.snap = tx.m.snaps.renew(tx.snap)
+		tx.w.Snapshot = tx.snap.ts
+	}
+}
+
+// knows returns nil if the table exists as of ts. REQUIRES: the transaction is open.
+func (tx *Tx) knows(t *recordcache.Table, ts base.CommitTS) error {
 	if t == nil || !t.Of(tx.m.Cache) {
 		return base.ErrTableNotFound
 	}
-	if d := base.CommitTS(t.Dropped.Load()); d != 0 && d <= tx.w.Snapshot {
+	if d := base.CommitTS(t.Dropped.Load()); d != 0 && d <= ts {
 		return base.ErrTableNotFound
 	}
 	return nil
@@ -226,16 +246,18 @@ func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
 	return val, err
 }
 
-// Put inserts the row or replaces its value. ErrConflict if another transaction
-// changed it after this one's snapshot; waits while one that did is undecided.
+// Put inserts the row or replaces its value. It waits while another transaction
+// that changed or locked the row is undecided. ErrConflict if one that did is
+// committed after this one's snapshot, but at ReadCommitted: there the statement
+// goes on with the newest version.
 func (tx *Tx) Put(t *recordcache.Table, key, value []byte) error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
 	return tx.write(t, recordcache.ModePut, key, value)
 }
 
-// Insert adds the row. ErrKeyExists if a visible row has the key; ErrConflict as
-// Put.
+// Insert adds the row. ErrKeyExists if a visible row has the key, at ReadCommitted
+// the newest; ErrConflict as Put.
 func (tx *Tx) Insert(t *recordcache.Table, key, value []byte) error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
@@ -344,6 +366,10 @@ func (tx *Tx) attempt(t *recordcache.Table, m recordcache.Mode, key, value []byt
 			if err := tx.m.Failure(); err != nil {
 				return nil, err
 			}
+			tx.renew()
+		case tx.iso == ReadCommitted && errors.Is(err, base.ErrConflict):
+			tx.m.commit.settle() // or the clock might not include that version yet
+			tx.renew()
 		default:
 			if errors.Is(err, base.ErrConflict) {
 				tx.m.Counters.Conflicts.Add(1)
