@@ -23,12 +23,12 @@ func (tx *Tx) Scan(t *recordcache.Table, r Range) iter.Seq2[Row, error] {
 		}
 		n := 0
 		for more := ok(); more; {
-			if r.Limit > 0 && n >= r.Limit {
-				return
-			}
 			n++
 			if !yield(Row{Key: c.Key(), Value: c.Value()}, nil) {
 				return
+			}
+			if n == r.Limit {
+				return // without a look at the row behind
 			}
 			if r.Reverse {
 				more = c.Prev()
@@ -64,6 +64,7 @@ type Cursor struct {
 
 	snap   *snapshot           // at ReadCommitted, until it or the transaction ends
 	reader versionchain.Reader // at ReadCommitted: as of snap
+	tracks bool                // it has read something that is not in the transaction's read set
 }
 
 // Cursor returns a cursor over r, not yet positioned. Close it.
@@ -112,6 +113,9 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	tx := c.tx
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
+	if tx.alive() == nil {
+		c.track()
+	}
 	c.valid, c.ended, c.reverse = false, true, reverse
 	if !c.usable() {
 		return false
@@ -121,6 +125,7 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	}
 	c.it.Reset(c.t, c.eyes(), &c.sc, from, to, reverse)
 	c.seen = tx.writes
+	c.tracks = tx.reads.on
 	return c.step()
 }
 
@@ -235,6 +240,7 @@ func (c *Cursor) close() {
 	c.tx.mu.Lock()
 	defer c.tx.mu.Unlock()
 	if c.tx.alive() == nil {
+		c.track()
 		c.forget()
 		c.letGo()
 	}

@@ -81,8 +81,13 @@ func (tx *Tx) commit() error {
 	c.FirstGroup, c.Segments = tx.first, tx.segs
 	tx.trackMu.Unlock()
 	p := &tx.pending
-	p.out, p.durable = out, !tx.noSync
-	if err := tx.enqueue(c, p); err != nil {
+	p.out, p.tx, p.durable = out, tx, !tx.noSync
+	if tx.validates() {
+		err = tx.enqueueValidated()
+	} else {
+		err = tx.enqueue(c, p)
+	}
+	if err != nil {
 		tx.abandon() // nothing was appended: it never happened
 		return m.poisoned(err)
 	}
@@ -230,6 +235,7 @@ func (tx *Tx) abandon() {
 // release lets go of everything but the outcome. REQUIRES: tx.mu is held.
 func (tx *Tx) release() {
 	tx.uncharge()
+	tx.forgetReads()
 	for _, c := range tx.cursors {
 		c.it.Close()
 		c.letGo()

@@ -38,6 +38,9 @@ type Config struct {
 	// ClockGap is by how much recovery has advanced the clock, durably, and will
 	// again; at least 2.
 	ClockGap base.CommitTS
+	// ReadSpans is how many spans a serializable transaction keeps of what it has
+	// read before they become coarser; 0 is the default.
+	ReadSpans int
 	// Behind is told that the log has grown; it must not block.
 	Behind func()
 	// Crowded returns nil, or what a first write has to wait for: superseded rows
@@ -50,11 +53,12 @@ type Config struct {
 // Manager runs the transactions of one store.
 type Manager struct {
 	Config
-	snaps    *Snapshots
-	commit   committer
-	waits    *waits
-	seq      atomic.Uint64
-	buffered atomic.Int64 // bytes charged for what small transactions keep
+	snaps     *Snapshots
+	commit    committer
+	waits     *waits
+	seq       atomic.Uint64
+	buffered  atomic.Int64 // bytes charged for what small transactions keep
+	readBytes atomic.Int64 // bytes charged for read sets
 
 	mu      sync.Mutex // guards the fields below
 	open    *state     // list of the open transactions
@@ -77,6 +81,10 @@ type Manager struct {
 // Counters count since Open.
 type Counters struct {
 	Commits, Rollbacks, Conflicts, Deadlocks atomic.Uint64
+	// Unserializable counts, among Conflicts, the commits that failed because others
+	// had changed what was read; MaybeSerializable those of them that a more precise
+	// read set might have let pass.
+	Unserializable, MaybeSerializable atomic.Uint64
 }
 
 // Waits returns how often a transaction has waited for another, since Open.
@@ -210,16 +218,17 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("saker: begin: %w", err)
 	}
-	switch o.Isolation {
-	case Snapshot, ReadCommitted:
-	default:
-		return nil, fmt.Errorf("saker: begin: isolation %v: %w", o.Isolation, base.ErrNotSupported)
+	if o.Isolation > Serializable {
+		return nil, fmt.Errorf("saker: begin: isolation %d: %w", o.Isolation, base.ErrNotSupported)
 	}
 	tx := m.spares.newTx()
 	st := m.spares.newState()
 	st.tx, st.m, st.ctx, st.w.Reg = tx, m, ctx, m.Reg
 	st.readOnly, st.noSync, st.iso = o.ReadOnly || m.ReadOnly, o.NoSync || m.NoSync, o.Isolation
 	tx.state = st
+	if o.Isolation == Serializable && !st.readOnly {
+		tx.beginReads()
+	}
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 func (tx *Tx) note(t *recordcache.Table, leaf *recordcache.Leaf, m recordcache.Mode, key, value []byte) error {
 	at := len(tx.keys)
 	tx.keys = append(tx.keys, key...)
-	tx.refs = append(tx.refs, ref{t: t, leaf: leaf, key: at, klen: len(key)})
+	tx.refs = append(tx.refs, ref{t: t, leaf: leaf, key: at, klen: len(key), lock: m == recordcache.ModeLock})
 	if m != recordcache.ModeLock && len(value) <= base.LargeValueSize {
 		kind := base.KindValue
 		if m == recordcache.ModeDelete {

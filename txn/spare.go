@@ -60,6 +60,9 @@ func (s *spares) giveState(st *state) {
 	st.tx, st.ctx, st.snap = nil, nil, nil
 	st.sp, st.writes = savepoint.Stack{}, 0
 	st.w.Epoch, st.w.Stretch = 0, 0
+	if st.reads.on {
+		st.reads.recycle()
+	}
 	st.sc.Recycle(spareScratch)
 	s.states.Put(st)
 }

@@ -124,6 +124,7 @@ type state struct {
 	tables  []*recordcache.Table // written, each once
 
 	cursors []*Cursor // open
+	reads   readSet   // of a serializable transaction
 
 	// Of the commit record, and of its place in the queue.
 	record  seriallog.Commit
@@ -137,6 +138,7 @@ type ref struct {
 	leaf *recordcache.Leaf
 	key  int // offset in keys
 	klen int
+	lock bool // no data: ModeLock
 }
 
 const (
@@ -215,6 +217,9 @@ func (tx *Tx) AppendGet(dst []byte, t *recordcache.Table, key []byte) ([]byte, e
 		return dst, err
 	}
 	val, found, err := t.Get(&tx.w.Reader, &tx.sc, dst, key)
+	if tx.reads.on {
+		tx.readKey(t, key)
+	}
 	if err != nil {
 		return dst, fmt.Errorf("saker: get: %w", err)
 	}
@@ -295,6 +300,9 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 		}
 	}
 	leaf, err := tx.attempt(t, m, key, value)
+	if tx.state != nil && tx.reads.on {
+		tx.readBy(t, m, key, err)
+	}
 	if err != nil {
 		return err
 	}
