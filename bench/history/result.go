@@ -30,7 +30,9 @@ type result struct {
 // shown is how many anomalies are told in full.
 const shown = 3
 
-func (r *result) ok() bool { return r.err == nil && len(r.forbidden) == 0 }
+func (r *result) ok() bool {
+	return r.err == nil && len(r.forbidden) == 0 && r.tally.contradictions == 0
+}
 
 // forbids reports whether the level forbids the anomaly, in transactions that
 // lock what they append to.
@@ -58,6 +60,9 @@ func (r *result) writeTable(out io.Writer) {
 	line("read-only, big", "%d, %d", n.readOnly, n.big)
 	line("savepoints, rolled back to", "%d, %d", n.savepoints, n.undone)
 	line("waits", "%d", m.Waits)
+	if n.contradictions > 0 {
+		line("contradictions", "%d writes said otherwise than the read before them, FORBIDDEN", n.contradictions)
+	}
 	line("low-memory episodes", "%d, peak %.2f of %.2f MiB", m.LowMemoryEpisodes, mib(m.RecordMemoryPeak), mib(m.RecordMemoryCap))
 	line("chilled, thawed", "%d, %d", m.ChilledRecords, m.ThawedRecords)
 	line("backlogged, restored", "%d, %d", m.BackloggedChains, m.RestoredChains)

@@ -26,6 +26,7 @@ type worker struct {
 type tally struct {
 	commits, rollbacks, conflicts, deadlocks, serialization int // how transactions ended
 	readOnly, big, savepoints, undone                       int
+	contradictions                                          int // a write said otherwise than the read before it
 }
 
 func (t *tally) add(o *tally) {
@@ -38,6 +39,7 @@ func (t *tally) add(o *tally) {
 	t.big += o.big
 	t.savepoints += o.savepoints
 	t.undone += o.undone
+	t.contradictions += o.contradictions
 }
 
 // recorded is a transaction and what it did so far.
@@ -60,7 +62,8 @@ type mark struct {
 // chance is true n times out of a hundred.
 func (w *worker) chance(n int) bool { return w.rng.IntN(100) < n }
 
-// transaction runs one, from begin to end. An error is none that the level knows.
+// transaction runs one, from begin to end. It returns an error that no level
+// permits.
 func (w *worker) transaction(ctx context.Context, depth int) error {
 	big := w.chance(2)
 	readOnly := !big && w.chance(15)
@@ -86,6 +89,9 @@ func (w *worker) transaction(ctx context.Context, depth int) error {
 			w.tally.conflicts++ // the statement has failed; the transaction goes on
 		case engine.IsRetryable(err):
 			return r.giveUp(err)
+		case errors.Is(err, engine.ErrNotFound), errors.Is(err, engine.ErrKeyExists):
+			w.tally.contradictions++
+			return r.giveUp(nil)
 		default:
 			return errors.Join(err, r.tx.Rollback())
 		}
@@ -187,8 +193,10 @@ func (r *recorded) step(readOnly, big bool) error {
 			}
 		}
 		return nil
-	case big && n < 85:
+	case big && n < 75:
 		return r.fill()
+	case big && n < 85:
+		return r.regret()
 	default:
 		return r.append(r.key())
 	}
@@ -327,6 +335,22 @@ func (r *recorded) release() error {
 	err := r.tx.Release(r.marks[n].sp)
 	r.marks = r.marks[:n]
 	return err
+}
+
+// regret appends below a savepoint, lets the rows leave memory, and rolls back.
+func (r *recorded) regret() error {
+	if err := r.savepoint(); err != nil {
+		return err
+	}
+	for range 1 + r.rng.IntN(3) {
+		if err := r.append(r.key()); err != nil {
+			return err
+		}
+	}
+	if err := r.fill(); err != nil {
+		return err
+	}
+	return r.undo()
 }
 
 // fill writes rows that nobody else looks at, so that memory runs short.

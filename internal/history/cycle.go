@@ -92,7 +92,7 @@ type search struct {
 
 const (
 	// searchTries is from how many edges of a component a cycle is looked for.
-	searchTries = 64
+	searchTries = 4096
 	// searchSteps bounds the edges looked at for one component.
 	searchSteps = 1 << 20
 )

@@ -30,12 +30,20 @@ const (
 	VisibleUndecided
 	// VisibleRolledBack reads what was rolled back to a savepoint.
 	VisibleRolledBack
-	// SkippedConflict lets a writer pass where first updater wins.
+	// SkippedConflict lets a writer pass where the first updater wins.
 	SkippedConflict
-	// SkippedProof trusts the verdict about frames after their list has changed.
-	SkippedProof
+	// SkippedFrames looks for no conflict in frames.
+	SkippedFrames
 	// DirtyFrame reads frames of owners that are running.
 	DirtyFrame
-	// StaleFrame reads the oldest of the versions in frames, not the newest.
-	StaleFrame
+	// FirstFrame takes the first version that frames have, not the newest.
+	FirstFrame
+	// SkippedValidation commits a serializable transaction unchecked.
+	SkippedValidation
+	// ValidatedTooOld does not find a change one timestamp after the snapshot.
+	ValidatedTooOld
+	// UntrackedRange keeps no range in the read set.
+	UntrackedRange
+	// UntoldReaders tells nobody who validates of a commit meanwhile.
+	UntoldReaders
 )
