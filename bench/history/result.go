@@ -61,7 +61,7 @@ func (r *result) writeTable(out io.Writer) {
 	line("savepoints, rolled back to", "%d, %d", n.savepoints, n.undone)
 	line("waits", "%d", m.Waits)
 	if n.contradictions > 0 {
-		line("contradictions", "%d writes said otherwise than the read before them, FORBIDDEN", n.contradictions)
+		line("contradictions", "%d, FORBIDDEN: a write said otherwise than the read before it, or a row was rolled back", n.contradictions)
 	}
 	line("low-memory episodes", "%d, peak %.2f of %.2f MiB", m.LowMemoryEpisodes, mib(m.RecordMemoryPeak), mib(m.RecordMemoryCap))
 	line("chilled, thawed", "%d, %d", m.ChilledRecords, m.ThawedRecords)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -26,7 +27,7 @@ type worker struct {
 type tally struct {
 	commits, rollbacks, conflicts, deadlocks, serialization int // how transactions ended
 	readOnly, big, savepoints, undone                       int
-	contradictions                                          int // a write said otherwise than the read before it
+	contradictions                                          int // a write said otherwise than the read before it, or a row was there that never was
 }
 
 func (t *tally) add(o *tally) {
@@ -194,7 +195,7 @@ func (r *recorded) step(readOnly, big bool) error {
 		}
 		return nil
 	case big && n < 75:
-		return r.fill()
+		return r.fill(r.filler, 100, func(n int) []byte { return fmt.Appendf(nil, "%03d.%05d", r.id, n) })
 	case big && n < 85:
 		return r.regret()
 	default:
@@ -281,6 +282,10 @@ func (r *recorded) scan(from, to int, reverse bool, limit int) error {
 		if err != nil {
 			return err
 		}
+		if bytes.Contains(row.Key, []byte(besideMark)) {
+			r.tally.contradictions++
+			continue
+		}
 		var key int
 		if _, err := fmt.Sscanf(string(row.Key), "list%d", &key); err != nil {
 			return fmt.Errorf("scan: key %q: %w", row.Key, err)
@@ -337,31 +342,37 @@ func (r *recorded) release() error {
 	return err
 }
 
-// regret appends below a savepoint, lets the rows leave memory, and rolls back.
+// regret appends below a savepoint, drives the rows out of memory by many others
+// beside them, and rolls all that back.
 func (r *recorded) regret() error {
 	if err := r.savepoint(); err != nil {
 		return err
 	}
 	for range 1 + r.rng.IntN(3) {
-		if err := r.append(r.key()); err != nil {
-			return err
+		key := r.key()
+		if err := r.append(key); err != nil {
+			return errors.Join(err, r.undo()) // the transaction may go on after a conflict
 		}
-	}
-	if err := r.fill(); err != nil {
-		return err
+		beside := func(n int) []byte { return fmt.Appendf(rowKey(key), "%s%03d.%05d", besideMark, r.id, n) }
+		if err := r.fill(r.lists, 100, beside); err != nil {
+			return errors.Join(err, r.undo())
+		}
 	}
 	return r.undo()
 }
 
+// besideMark is in the keys of rows that are always rolled back.
+const besideMark = " beside "
+
 // fill writes rows that nobody else looks at, so that memory runs short.
-func (r *recorded) fill() error {
+func (r *recorded) fill(t *engine.Table, n int, key func(n int) []byte) error {
 	r.wrote = true
 	r.value = r.value[:0]
 	for len(r.value) < 400 {
 		r.value = binary.LittleEndian.AppendUint64(r.value, r.rng.Uint64())
 	}
-	for range 100 + r.rng.IntN(200) {
-		if err := r.tx.Put(r.filler, fmt.Appendf(nil, "%03d.%05d", r.id, r.rng.IntN(2000)), r.value); err != nil {
+	for range n + r.rng.IntN(2*n) {
+		if err := r.tx.Put(t, key(r.rng.IntN(2000)), r.value); err != nil {
 			return err
 		}
 	}
