@@ -113,7 +113,7 @@ func describe(h *history.History, a history.Anomaly) string {
 			case history.Append:
 				fmt.Fprintf(&b, "    append %d to %d\n", op.Value, op.Key)
 			case history.Scan:
-				fmt.Fprintf(&b, "    scan [%d, %d): %v\n", op.From, op.To, op.Rows)
+				fmt.Fprintf(&b, "    scan [%d, %d): %.1000s\n", op.From, op.To, fmt.Sprint(op.Rows))
 			case history.Mark:
 				fmt.Fprintf(&b, "    savepoint\n")
 			case history.Undo:

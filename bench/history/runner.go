@@ -121,7 +121,7 @@ func (r *runner) round(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	last := &worker{runner: r, rng: rand.New(rand.NewPCG(r.c.Seed, 0))}
-	if err := last.everything(ctx, int(first), int(r.nextKey.Load())+1); err != nil {
+	if err := last.everything(ctx, int(first)+1, int(r.nextKey.Load())+1); err != nil {
 		return err
 	}
 	r.judge(append(workers, last))
