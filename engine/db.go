@@ -60,6 +60,8 @@ type DB struct {
 	ckpt    checkpointer
 	collect collector
 	syncer  syncer
+	opened  time.Time // when the watcher began
+	watch   watcher
 	closed  atomic.Bool
 	gate    gate // of whatever is no transaction: Close ends it and waits for it
 }
@@ -157,6 +159,7 @@ func (db *DB) start() error {
 	db.m = txn.NewManager(txn.Config{
 		Arena: db.arena, Space: db.space, Log: db.log, Backlog: db.temps, Cache: db.cache, Reg: db.reg, Scav: db.scav,
 		Incarnation: db.incarnation, ChillThreshold: db.o.ChillThreshold, NoSync: db.o.NoSync, ReadOnly: db.o.ReadOnly,
+		LockTimeout: db.o.LockTimeout, DebugTransactions: db.o.DebugTransactions,
 		LogLimit: db.o.LogLimit, ClockGap: db.o.clockGap, Behind: db.ckpt.poke, Failure: db.failed, Crowded: db.crowded,
 	}, db.snaps, last, pos)
 	m.Store(db.m)
@@ -167,6 +170,9 @@ func (db *DB) start() error {
 	db.ckpt.start(db)
 	tick := time.NewTicker(db.o.SyncInterval)
 	db.syncer.start(db, tick.C, tick.Stop, nil)
+	db.opened = time.Now()
+	watch := time.NewTicker(watchEvery(db.o.TxAgeLimit))
+	db.watch.start(db, watch.C, watch.Stop, nil)
 	return nil
 }
 
@@ -249,6 +255,7 @@ func (db *DB) Close() error {
 	err := db.m.Close()
 	db.collect.close()
 	db.syncer.close()
+	db.watch.close()
 	db.ckpt.close()
 	if db.failed() == nil {
 		err = errors.Join(err, db.ckpt.run(context.Background(), db))

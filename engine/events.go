@@ -21,9 +21,15 @@ type EventListener struct {
 	Recovering func(RecoveryProgress)
 	// Recovered: Open has replayed the log.
 	Recovered func(RecoveryInfo)
+	// LongTransaction: a transaction is open longer than Options.TxAgeLimit; told once
+	// for each.
+	LongTransaction func(LongTransactionInfo)
 	// Failed: a write or sync failed; the store must be reopened.
 	Failed func(error)
 }
+
+// LongTransactionInfo describes a transaction that is open too long.
+type LongTransactionInfo = txn.LongTransaction
 
 // CheckpointInfo describes a checkpoint.
 type CheckpointInfo struct {

@@ -32,6 +32,8 @@
 //     a cursor has one of its own until it is closed.
 //   - S5: a waiter waits for (transaction, epoch) and holds nothing of the cache.
 //     Check, edge and search for a cycle are one step; the requester is the victim.
+//     Waiters of a record queue; an outcome wakes those that it fails and lets in one
+//     of the others, who lets in the next unless the record is its own then.
 //   - S6: savepoints are epochs. A dead interval is recorded, before anything is
 //     undone, if anything of the transaction left memory since the savepoint.
 //   - M5: a large transaction has no list, no redo and no locks of its own; what
@@ -46,7 +48,8 @@
 // for an append and the publication only. The scavenger calls Track under a leaf lock and
 // Stretches without one; they take Manager.mu, Tx.trackMu, Tx.spMu for a moment.
 //
-// Not promised: Serializable (ErrNotSupported); that a commit
-// that failed with ErrPoisoned did not happen (reopening tells); that the space
-// of a rollback is free when Rollback returns; fairness among waiters for one record.
+// Not promised: Serializable (ErrNotSupported); that a commit that failed with
+// ErrPoisoned did not happen (reopening tells); that the space of a rollback is free
+// when Rollback returns; that a writer who finds a record free lets those go first
+// who are being woken for it.
 package txn

@@ -96,10 +96,10 @@ func (tx *Tx) commit() error {
 	}
 	if err := m.commit.finish(p, m.Log, &m.snaps.snapshots); err != nil {
 		tx.queued = true
-		m.waits.wake(out, true)
+		m.waits.wake(out, 0)
 		return m.poisoned(err)
 	}
-	m.waits.wake(out, true)
+	m.waits.wake(out, 0)
 	tx.stamp(p.ts, temp != nil)
 	if len(c.Segments) > 0 {
 		m.mu.Lock()
@@ -219,7 +219,7 @@ func (tx *Tx) abandon() {
 			clean = false
 		}
 	}
-	m.waits.wake(out, true)
+	m.waits.wake(out, 0)
 	tx.trackMu.Lock()
 	segs := tx.segs
 	tx.segs = nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,9 @@ type Config struct {
 	ChillThreshold int64
 	NoSync         bool
 	ReadOnly       bool
+	LockTimeout    time.Duration // of transactions that do not say
+	// DebugTransactions notes the stack of each Begin.
+	DebugTransactions bool
 	// LogLimit is how far the log may grow beyond the checkpoint before new
 	// writers wait (L9).
 	LogLimit int64
@@ -59,6 +63,7 @@ type Manager struct {
 	seq       atomic.Uint64
 	buffered  atomic.Int64 // bytes charged for what small transactions keep
 	readBytes atomic.Int64 // bytes charged for read sets
+	coarse    atomic.Int64 // the coarse clock, see Tick
 
 	mu      sync.Mutex // guards the fields below
 	open    *state     // list of the open transactions
@@ -80,15 +85,28 @@ type Manager struct {
 
 // Counters count since Open.
 type Counters struct {
-	Commits, Rollbacks, Conflicts, Deadlocks atomic.Uint64
+	Commits, Rollbacks, Conflicts, Deadlocks, LockTimeouts atomic.Uint64
 	// Unserializable counts, among Conflicts, the commits that failed because others
 	// had changed what was read; MaybeSerializable those of them that a more precise
 	// read set might have let pass.
 	Unserializable, MaybeSerializable atomic.Uint64
 }
 
-// Waits returns how often a transaction has waited for another, since Open.
-func (m *Manager) Waits() uint64 { return m.waits.slept.Load() }
+// refused counts a statement that failed.
+func (c *Counters) refused(err error) {
+	switch {
+	case errors.Is(err, base.ErrConflict):
+		c.Conflicts.Add(1)
+	case errors.Is(err, base.ErrDeadlock):
+		c.Deadlocks.Add(1)
+	case errors.Is(err, base.ErrLockTimeout):
+		c.LockTimeouts.Add(1)
+	}
+}
+
+// Waits returns how often a transaction has gone to sleep to wait for another since
+// Open; woken is how often one was woken by another.
+func (m *Manager) Waits() (slept, woken uint64) { return m.waits.slept.Load(), m.waits.woken.Load() }
 
 // Snapshots is the published clock and the register of snapshots; it exists
 // before the Manager, because the record cache needs it.
@@ -225,6 +243,12 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	st := m.spares.newState()
 	st.tx, st.m, st.ctx, st.w.Reg = tx, m, ctx, m.Reg
 	st.readOnly, st.noSync, st.iso = o.ReadOnly || m.ReadOnly, o.NoSync || m.NoSync, o.Isolation
+	if st.patience = o.LockTimeout; st.patience == 0 {
+		st.patience = m.LockTimeout
+	}
+	if m.DebugTransactions {
+		st.stack = debug.Stack()
+	}
 	tx.state = st
 	if o.Isolation == Serializable && !st.readOnly {
 		tx.beginReads()
@@ -236,6 +260,7 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 	}
 	st.snap = m.snaps.open()
 	st.w.Snapshot, st.begun = st.snap.ts, st.snap.ts
+	st.born, st.told = time.Duration(m.coarse.Load()), false
 	m.linkLocked(st)
 	st.low.Store(m.low)
 	m.mu.Unlock()

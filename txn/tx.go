@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
@@ -51,6 +52,11 @@ type Options struct {
 	// transaction, whole, together with all later ones of its kind, as long as it
 	// is younger than the store's SyncInterval.
 	NoSync bool
+	// LockTimeout bounds how long a statement waits for other transactions, in all;
+	// then it fails with ErrLockTimeout, has changed nothing, and the transaction may
+	// go on. 0 is the store's default. Below 0 a statement does not wait at all. Waits
+	// for memory, the log or the disk do not count.
+	LockTimeout time.Duration
 }
 
 // Row is one row of a scan. Its bytes are valid until the next iteration.
@@ -92,8 +98,12 @@ type state struct {
 	readOnly bool
 	noSync   bool
 	iso      Isolation
+	patience time.Duration // of a statement that waits for others; see waiter.limit
 	begun    base.CommitTS // the clock when it began
-	low      atomic.Bool // the low-memory flag
+	born     time.Duration // the coarse clock then
+	told     bool          // of its age; guarded by Manager.mu
+	stack    []byte        // of Begin, with DebugTransactions
+	low      atomic.Bool   // the low-memory flag
 
 	prev, next *state // of the open transactions, guarded by Manager.mu
 
@@ -341,50 +351,56 @@ func (tx *Tx) enterWrite(t *recordcache.Table) error {
 	return nil
 }
 
-// attempt repeats the write until it succeeds or fails for good, waiting for
-// memory and for other transactions with nothing held in the cache (M7).
+// attempt does the write; if something is in its way, it insists.
 func (tx *Tx) attempt(t *recordcache.Table, m recordcache.Mode, key, value []byte) (*recordcache.Leaf, error) {
-	for {
-		var leaf *recordcache.Leaf
-		var err error
-		if len(value) > base.LargeValueSize {
-			leaf, err = t.WriteLarge(tx.ctx, &tx.w, m, key, value)
-		} else {
-			leaf, err = t.Write(&tx.w, m, key, value)
-		}
+	leaf, err := tx.once(t, m, key, value)
+	if err != nil {
+		return tx.insist(t, m, key, value, err)
+	}
+	return leaf, nil
+}
+
+// once does the write if nothing is in its way.
+func (tx *Tx) once(t *recordcache.Table, m recordcache.Mode, key, value []byte) (*recordcache.Leaf, error) {
+	if len(value) > base.LargeValueSize {
+		return t.WriteLarge(tx.ctx, &tx.w, m, key, value)
+	}
+	return t.Write(&tx.w, m, key, value)
+}
+
+// insist repeats the write, which gave err, until it succeeds or fails for good,
+// waiting for memory and for other transactions with nothing held in the cache (M7).
+func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte, err error) (leaf *recordcache.Leaf, _ error) {
+	mgr, ctx := tx.m, tx.ctx // of the state, which is gone if the store ends the transaction
+	var s *waiter
+	for err != nil {
 		switch {
-		case err == nil:
-			return leaf, nil
 		case recordcache.IsNoMemory(err):
 			need := max(tx.w.NeedBytes, recordcache.NeedOf(err), 2<<10)
-			mgr, ctx := tx.m, tx.ctx
-			if err := tx.parked(func() error { return mgr.Scav.Wait(ctx, need) }); err != nil {
-				return nil, err
-			}
+			err = tx.parked(func() error { return mgr.Scav.Wait(ctx, need) })
 		case errors.Is(err, recordcache.ErrWait):
-			mgr, ctx := tx.m, tx.ctx
-			me, on, epoch := tx.out.ID, tx.w.WaitOn, tx.w.WaitEpoch
-			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, me, on, epoch) })
-			if err != nil {
-				if errors.Is(err, base.ErrDeadlock) {
-					mgr.Counters.Deadlocks.Add(1)
-				}
-				return nil, err
+			if s == nil {
+				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, firm: tx.iso != ReadCommitted, limit: tx.patience}
 			}
-			if err := tx.m.Failure(); err != nil {
-				return nil, err
+			o := obstacle{tx.w.WaitOn, tx.w.WaitEpoch, tx.w.WaitUndone}
+			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, s, o) })
+			if err == nil {
+				err = mgr.Failure()
 			}
-			tx.renew()
-		case tx.iso == ReadCommitted && errors.Is(err, base.ErrConflict):
-			tx.m.commit.settle() // or the clock might not include that version yet
-			tx.renew()
-		default:
-			if errors.Is(err, base.ErrConflict) {
-				tx.m.Counters.Conflicts.Add(1)
-			}
+		case errors.Is(err, base.ErrConflict) && tx.iso == ReadCommitted:
+			mgr.commit.settle() // or the clock might not include that version yet
+			err = nil
+		}
+		if err != nil {
+			mgr.waits.leave(s, nil, 0)
+			mgr.Counters.refused(err)
 			return nil, err
 		}
+		tx.renew()
+		leaf, err = tx.once(t, m, key, value)
 	}
+	mgr.waits.leave(s, tx.out, tx.w.Epoch)
+	return leaf, nil
 }
 
 // parked waits without tx.mu, so that what the transaction keeps can be taken
@@ -480,7 +496,8 @@ func (tx *Tx) RollbackTo(sp Savepoint) error {
 	if !undone || tx.out.Departures() != mark.Departures {
 		tx.out.SetDead(tx.out.Dead().Add(dead)) // the scavenger may have moved some meanwhile
 	}
-	tx.m.waits.wake(tx.out, true)
+	tx.out.CountUndone()
+	tx.m.waits.wake(tx.out, dead.From)
 	return nil
 }
 
