@@ -38,6 +38,9 @@ type Metrics struct {
 	Commits, Rollbacks, Conflicts, Deadlocks, LockTimeouts uint64
 	Waits, WaitsWoken                                      uint64 // for other transactions; of them ended by another
 
+	Unserializable    uint64 // of the conflicts, commits that failed because others had changed what was read
+	MaybeSerializable uint64 // of those, the ones that a more precise read set might have let pass
+
 	DiskBytesWritten uint64 // runs, log and leaf map
 	LogBytes         uint64 // appended to the log
 	LogBytesPending  int64  // since the checkpoint position
@@ -74,6 +77,7 @@ func (db *DB) Metrics() Metrics {
 		Commits: db.m.Counters.Commits.Load(), Rollbacks: db.m.Counters.Rollbacks.Load(), Conflicts: db.m.Counters.Conflicts.Load(),
 		Deadlocks: db.m.Counters.Deadlocks.Load(), LockTimeouts: db.m.Counters.LockTimeouts.Load(),
 		Waits: waits, WaitsWoken: woken,
+		Unserializable: db.m.Counters.Unserializable.Load(), MaybeSerializable: db.m.Counters.MaybeSerializable.Load(),
 		DiskBytesWritten: sp.BytesWritten + sp.MapWritten + lg.WrittenBytes,
 		LogBytes:         lg.AppendedBytes, LogBytesPending: db.log.SinceCheckpoint(), LogSyncs: lg.Syncs, LogRecycled: lg.Recycled,
 		RunLiveBytes: db.collect.live.Load(), RunDeadBytes: db.collect.dead.Load(),
@@ -99,6 +103,7 @@ func (m Metrics) String() string {
 	row("cold reads / row hits", "%d / %d", m.ColdReads, m.ColdRowHits)
 	row("transactions", "%d active, the oldest for %v, %d temp tables, %d sweeping", m.ActiveTransactions, m.OldestTransaction, m.TempTables, m.Sweeping)
 	row("outcomes", "%d commits, %d rollbacks, %d conflicts, %d deadlocks, %d lock timeouts, %d waits", m.Commits, m.Rollbacks, m.Conflicts, m.Deadlocks, m.LockTimeouts, m.Waits)
+	row("serializable", "%d conflicts of reads, %d of them doubtful", m.Unserializable, m.MaybeSerializable)
 	row("log", "%.1f MiB appended, %.1f pending, %d syncs, %d segments recycled", mib(int64(m.LogBytes)), mib(m.LogBytesPending), m.LogSyncs, m.LogRecycled)
 	row("runs", "%d with %.1f MiB", m.Runs, mib(m.RunBytes))
 	row("space", "%.1f MiB live, %.1f dead; %d runs collected, %.1f MiB read for it", mib(m.RunLiveBytes), mib(m.RunDeadBytes), m.CollectedRuns, mib(int64(m.CollectedBytes)))

@@ -33,7 +33,8 @@ func (tx *Tx) Commit() error {
 
 // commit is the life of a commit after the last statement:
 //
-//  1. what a large transaction has in memory goes to its temp table
+//  1. what a large transaction has in memory goes to its temp table, unless it is
+//     serializable and shows to have lost already
 //  2. Prepare: from here on nobody moves anything of it
 //  3. the temp table's runs are indexed and synced (L1)
 //  4. the commit record, and the outcome row behind it, in timestamp order
@@ -46,6 +47,10 @@ func (tx *Tx) commit() error {
 		return err
 	}
 	if tx.w.Large {
+		if err := tx.foresee(); err != nil {
+			tx.abandon()
+			return err
+		}
 		if err := m.Cache.BacklogOwner(context.Background(), out); err != nil {
 			tx.abandon()
 			return err

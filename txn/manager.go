@@ -50,6 +50,10 @@ type Config struct {
 	// Crowded returns nil, or what a first write has to wait for: superseded rows
 	// take more space than they should.
 	Crowded func() <-chan struct{}
+	// Validated, if not nil, is called by the commit of a serializable transaction
+	// between looking through what it has read and taking the timestamp: tests force
+	// what may happen there.
+	Validated func()
 	// Failure returns the error that poisoned the store, or nil.
 	Failure func() error
 }

@@ -168,14 +168,14 @@ func (st *state) validates() bool {
 // have changed what it has read.
 func (tx *Tx) enqueueValidated() error {
 	m, rs := tx.m, &tx.reads
-	for _, c := range tx.cursors {
-		c.track()
-	}
-	rs.sort()
+	tx.completeReads()
 	err, vague := errAgain, false
 	for round := 0; round < maxRounds && errors.Is(err, errAgain); round++ {
 		m.commit.watch(rs)
 		if vague, err = tx.validate(); err == nil {
+			if m.Validated != nil {
+				m.Validated()
+			}
 			for n := 0; n < 1000 && seeded.On(seeded.UntoldReaders); n++ {
 				runtime.Gosched() // the moment that the bug needs is short
 			}
@@ -190,11 +190,37 @@ func (tx *Tx) enqueueValidated() error {
 	if errors.Is(err, errAgain) {
 		err, vague = base.ErrConflict, true
 	}
+	return tx.countConflict(err, vague)
+}
+
+// foresee tells a transaction that is about to write and sync much whether it does so
+// in vain: a first look at the reads, which proves nothing if it finds nothing.
+func (tx *Tx) foresee() error {
+	if !tx.validates() {
+		return nil
+	}
+	tx.completeReads()
+	vague, err := tx.validate()
+	return tx.countConflict(err, vague)
+}
+
+// completeReads adds to the read set what open cursors have read, and puts it in
+// order.
+func (tx *Tx) completeReads() {
+	for _, c := range tx.cursors {
+		c.track()
+	}
+	tx.reads.sort()
+}
+
+// countConflict returns err, having counted it if it is a conflict.
+func (tx *Tx) countConflict(err error, vague bool) error {
 	if errors.Is(err, base.ErrConflict) {
-		m.Counters.Conflicts.Add(1)
-		m.Counters.Unserializable.Add(1)
+		n := &tx.m.Counters
+		n.Conflicts.Add(1)
+		n.Unserializable.Add(1)
 		if vague {
-			m.Counters.MaybeSerializable.Add(1)
+			n.MaybeSerializable.Add(1)
 		}
 	}
 	return err
