@@ -92,9 +92,9 @@ type search struct {
 
 const (
 	// searchTries is from how many edges of a component a cycle is looked for.
-	searchTries = 4096
+	searchTries = 256
 	// searchSteps bounds the edges looked at for one component.
-	searchSteps = 1 << 20
+	searchSteps = 1 << 18
 )
 
 // witness returns a cycle that starts at a transaction, the shortest of those

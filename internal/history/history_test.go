@@ -28,7 +28,7 @@ func parse(t *testing.T, text string) *History {
 			from, to, _ := strings.Cut(times, "-")
 			x.Begin, x.End = int64(number(t, from)), int64(number(t, to))
 		}
-		for _, word := range strings.FieldsSeq(ops) {
+		for word := range strings.FieldsSeq(ops) {
 			switch word {
 			case "!":
 				x.Status = Aborted

@@ -9,7 +9,7 @@ import (
 
 // Store is a store that may be opened several times; its counters go on.
 type Store struct {
-	*engine.DB
+	*engine.DB // nil while it is closed
 	dir  string
 	o    *engine.Options
 	past engine.Metrics // of earlier openings
@@ -22,11 +22,13 @@ func (s *Store) Open(dir string, o *engine.Options) (err error) {
 	return err
 }
 
-// Close verifies the store and closes it.
+// Close verifies the store and closes it, whatever is wrong with it.
 func (s *Store) Close(ctx context.Context) error {
 	err := s.Verify(ctx)
 	s.past = s.Seen()
-	return errors.Join(err, s.DB.Close())
+	err = errors.Join(err, s.DB.Close())
+	s.DB = nil
+	return err
 }
 
 // Table returns the table of the name, made if there is none.
@@ -40,7 +42,11 @@ func (s *Store) Table(ctx context.Context, name string) (*engine.Table, error) {
 
 // Seen returns the metrics of now with the counters of all openings.
 func (s *Store) Seen() engine.Metrics {
-	m, p := s.Metrics(), &s.past
+	p := &s.past
+	if s.DB == nil {
+		return *p
+	}
+	m := s.Metrics()
 	m.RecordMemoryPeak = max(m.RecordMemoryPeak, p.RecordMemoryPeak)
 	m.RecordMemoryCap = max(m.RecordMemoryCap, p.RecordMemoryCap)
 	m.LowMemoryEpisodes += p.LowMemoryEpisodes
