@@ -10,9 +10,9 @@ import (
 // Store is a store that may be opened several times; its counters go on.
 type Store struct {
 	*engine.DB // nil while it is closed
-	dir  string
-	o    *engine.Options
-	past engine.Metrics // of earlier openings
+	dir        string
+	o          *engine.Options
+	past       engine.Metrics // of earlier openings
 }
 
 // Open opens the store.
