@@ -83,16 +83,23 @@ func (b *bank) open(ctx context.Context) (err error) {
 	return err
 }
 
-// fund opens the accounts.
+// fund opens the accounts, in small transactions: their rows stay in memory as long
+// as there is room.
 func (b *bank) fund(ctx context.Context) error {
-	return b.store.Update(ctx, func(tx *engine.Tx) error {
-		for i := range b.c.accounts {
-			if err := tx.Put(b.table, account(i), b.row(nil, opening)); err != nil {
-				return err
+	for i := 0; i < b.c.accounts; {
+		err := b.store.UpdateWith(ctx, engine.TxOptions{NoSync: true}, func(tx *engine.Tx) error {
+			for end := min(i+1000, b.c.accounts); i < end; i++ {
+				if err := tx.Put(b.table, account(i), b.row(nil, opening)); err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 func account(i int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(i)) }
