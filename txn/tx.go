@@ -392,7 +392,10 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 			err = tx.parked(func() error { return mgr.Scav.Wait(ctx, need) })
 		case errors.Is(err, recordcache.ErrWait):
 			if s == nil {
-				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, firm: tx.iso != ReadCommitted, limit: tx.patience}
+				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.patience}
+				if tx.iso == ReadCommitted {
+					s.snapshot = base.MaxTS
+				}
 			}
 			o := obstacle{tx.w.WaitOn, tx.w.WaitEpoch, tx.w.WaitUndone}
 			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, s, o) })
