@@ -157,17 +157,21 @@ func TestStatementWithoutMemoryChangesNothing(t *testing.T) {
 			fillRows(t, tx, tb, 200, 700, 50)
 			before := all(t, tx, tb)
 			evictAll(t, db)
-			n := db.arena.Cap()
-			for n > 0 && !db.arena.Charge(n) { // what the leaves left, somebody else takes
-				n -= 256
-			}
 			for i := range 100 {
-				err := c.impatiently(func() error { return tx.Put(tb, fmt.Appendf(nil, "k%06d", i), value(-i, 200)) })
+				eventually(t, "the scavenger rests", func() bool {
+					return db.scav.Quiet(func() {
+						n := db.arena.Cap()
+						for n > 0 && !db.arena.Charge(n) { // what the leaves left, somebody else takes
+							n -= 256
+						}
+						err = c.impatiently(func() error { return tx.Put(tb, fmt.Appendf(nil, "k%06d", i), value(-i, 200)) })
+						db.arena.Uncharge(n)
+					})
+				})
 				if !errors.Is(err, context.Canceled) {
 					t.Fatalf("put %d: %v, with %d bytes left", i, err, db.arena.Cap()-db.arena.Reserved())
 				}
 			}
-			db.arena.Uncharge(n)
 			if d := cmp.Diff(before, all(t, tx, tb)); d != "" {
 				t.Fatalf("the transaction sees something else: %.400s", d)
 			}
