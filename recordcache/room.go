@@ -511,12 +511,14 @@ func (l *Leaf) addLarge(w *Writer, i int, exact bool, key []byte) bool {
 		return true
 	}
 	head := l.page.Version(l.page.Newest(i))
-	if head.Undecided() && head.Txn() == w.Self.ID && head.Epoch >= w.Stretch && !head.Pinned() {
+	own := head.Undecided() && head.Txn() == w.Self.ID
+	if own && head.Epoch >= w.Stretch && !head.Pinned() {
 		return l.page.Replace(i, nil, &v)
 	}
 	if !l.page.Push(i, nil, &v) {
 		return false
 	}
+	w.Covered = own
 	l.live++
 	return true
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
+	"github.com/sakerdb/saker/versionchain"
 )
 
 // Scan returns the rows of r in key order, descending with Reverse, as the
@@ -60,11 +61,17 @@ type Cursor struct {
 	closed  bool
 	ended   bool // it moved past the last row in its direction, or its range has none
 	index   int  // in tx.cursors
+
+	entry *entryRow // of a cursor over the entries of an index
 }
 
 // Cursor returns a cursor over r, not yet positioned. Close it.
 func (tx *Tx) Cursor(t *recordcache.Table, r Range) *Cursor {
-	c := &Cursor{tx: tx, t: t, from: bytes.Clone(r.From), to: bytes.Clone(r.To)}
+	return tx.open(&Cursor{tx: tx, t: t, from: bytes.Clone(r.From), to: bytes.Clone(r.To)})
+}
+
+// open enters a new cursor into its transaction's list.
+func (tx *Tx) open(c *Cursor) *Cursor {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
 	if tx.alive() == nil {
@@ -112,7 +119,7 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	if to != nil && bytes.Compare(from, to) >= 0 {
 		return false
 	}
-	c.it.Reset(c.t, &tx.w.Reader, &c.sc, from, to, reverse)
+	c.it.Reset(c.t, c.eyes(), &c.sc, from, to, reverse)
 	c.seen = tx.writes
 	return c.step()
 }
@@ -127,14 +134,24 @@ func (c *Cursor) usable() bool {
 		c.err = err
 		return false
 	}
+	if c.entry != nil && c.err == nil {
+		c.err = c.tx.mayRead(c.entry.ix, c.eyes().Snapshot)
+	}
 	return c.err == nil
 }
+
+// eyes returns what the cursor sees with. REQUIRES: tx.mu is held, the transaction
+// is open.
+func (c *Cursor) eyes() *versionchain.Reader { return &c.tx.w.Reader }
 
 func (c *Cursor) step() bool {
 	c.valid = c.it.Next()
 	c.ended = !c.valid
 	if !c.valid {
 		c.err = c.it.Err()
+	} else if c.entry != nil {
+		c.err = c.tx.readEntry(c.entry, c.eyes(), c.it.Key(), c.it.Value())
+		c.valid = c.err == nil
 	}
 	return c.valid
 }

@@ -114,10 +114,12 @@ type state struct {
 	writes  uint64 // statements that wrote: cursors look again after one
 	relief  uint   // writes since the transaction last looked for memory
 
-	trackMu sync.Mutex // guards segs and first; the scavenger chills too
+	trackMu sync.Mutex // guards segs and first, since the scavenger chills too, and changes of tables
 	segs    []uint64
 	first   base.LSN
 	tables  []*recordcache.Table // written, each once
+	upkeep  *upkeep              // of indexes; nil before the first write of an indexed table
+	noWait  bool                 // statements return ErrWait instead of waiting for another transaction
 
 	cursors []*Cursor // open
 
@@ -272,6 +274,14 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 			return err
 		}
 	}
+	if set := t.Indexes.Load(); set != nil && m != recordcache.ModeLock {
+		return tx.writeIndexed(*set, t, m, key, value)
+	}
+	return tx.apply(t, m, key, value)
+}
+
+// apply writes one record. REQUIRES: tx.mu is held, enterWrite has succeeded.
+func (tx *Tx) apply(t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
 	leaf, err := tx.attempt(t, m, key, value)
 	if err != nil {
 		return err
@@ -307,7 +317,9 @@ func (tx *Tx) enterWrite(t *recordcache.Table) error {
 		t.Writers.Add(-1)
 		return base.ErrTableNotFound
 	}
+	tx.trackMu.Lock()
 	tx.tables = append(tx.tables, t)
+	tx.trackMu.Unlock()
 	return nil
 }
 
@@ -332,6 +344,9 @@ func (tx *Tx) attempt(t *recordcache.Table, m recordcache.Mode, key, value []byt
 				return nil, err
 			}
 		case errors.Is(err, recordcache.ErrWait):
+			if tx.noWait {
+				return nil, err
+			}
 			mgr, ctx := tx.m, tx.ctx
 			me, on, epoch := tx.out.ID, tx.w.WaitOn, tx.w.WaitEpoch
 			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, me, on, epoch) })
@@ -385,6 +400,15 @@ func (tx *Tx) Savepoint() (Savepoint, error) {
 	if err := tx.alive(); err != nil {
 		return Savepoint{}, err
 	}
+	mark, err := tx.push()
+	if err != nil {
+		return Savepoint{}, err
+	}
+	return Savepoint{tx: tx, start: mark.Start}, nil
+}
+
+// push begins a savepoint. REQUIRES: tx.mu is held.
+func (tx *Tx) push() (savepoint.Mark, error) {
 	mark := savepoint.Mark{Refs: len(tx.refs)}
 	if tx.out != nil {
 		mark.Departures = tx.out.Departures()
@@ -393,10 +417,11 @@ func (tx *Tx) Savepoint() (Savepoint, error) {
 	defer tx.spMu.Unlock()
 	start, ok := tx.sp.Push(mark)
 	if !ok {
-		return Savepoint{}, errEpochs
+		return mark, errEpochs
 	}
+	mark.Start = start
 	tx.setStretch()
-	return Savepoint{tx: tx, start: start}, nil
+	return mark, nil
 }
 
 func (tx *Tx) setStretch() { tx.w.Epoch, tx.w.Stretch = tx.sp.Now(), tx.sp.Stretch() }
@@ -416,13 +441,20 @@ func (tx *Tx) RollbackTo(sp Savepoint) error {
 	if tx.sp.Full() {
 		return errEpochs
 	}
+	tx.undo(mark)
+	return nil
+}
+
+// undo undoes everything since the savepoint of mark, which stays. REQUIRES: tx.mu
+// is held, the epochs are not used up.
+func (tx *Tx) undo(mark savepoint.Mark) {
 	tx.spMu.Lock()
-	dead := tx.sp.RollbackTo(sp.start)
+	dead := tx.sp.RollbackTo(mark.Start)
 	tx.spMu.Unlock()
 	tx.setStretch()
 	tx.writes++
 	if tx.out == nil {
-		return nil
+		return
 	}
 	// What reached the log or a frame is dead by its epoch. The interval is
 	// recorded first: from here on readers of the transaction and waiters know.
@@ -447,7 +479,6 @@ func (tx *Tx) RollbackTo(sp Savepoint) error {
 		tx.out.SetDead(tx.out.Dead().Add(dead)) // the scavenger may have moved some meanwhile
 	}
 	tx.m.waits.wake(tx.out, true)
-	return nil
 }
 
 // truncateRedo drops the redo of dead epochs. If a group was logged since the
@@ -475,9 +506,14 @@ func (tx *Tx) Release(sp Savepoint) error {
 	if _, ok := tx.sp.Find(sp.start); sp.tx != tx || !ok {
 		return base.ErrSavepointNotFound
 	}
+	tx.pop(sp.start)
+	return nil
+}
+
+// pop releases the savepoint that began with start. REQUIRES: tx.mu is held.
+func (tx *Tx) pop(start base.Epoch) {
 	tx.spMu.Lock()
-	tx.sp.Release(sp.start)
+	tx.sp.Release(start)
 	tx.spMu.Unlock()
 	tx.setStretch()
-	return nil
 }
