@@ -293,12 +293,7 @@ func emits(ix *recordcache.Index, pk, row, entry []byte) (bool, error) {
 	if err := u.collect(ix, &s, pk, row); err != nil {
 		return false, err
 	}
-	for i := range s.at {
-		if string(s.get(i)) == string(entry) {
-			return true, nil
-		}
-	}
-	return false, nil
+	return s.has(entry), nil
 }
 
 // keyExists is ErrKeyExists of a unique index; it is not base.ErrKeyExists itself,

@@ -53,6 +53,14 @@ const maxEntries = 1 << 20
 
 func (s *entrySet) get(i int) []byte { return s.buf[s.at[i].from:s.at[i].to:s.at[i].to] }
 
+// has reports whether the entry is in the set.
+func (s *entrySet) has(entry []byte) bool {
+	_, ok := slices.BinarySearchFunc(s.at, entry, func(k entryKey, entry []byte) int {
+		return bytes.Compare(s.buf[k.from:k.to], entry)
+	})
+	return ok
+}
+
 func (s *entrySet) reset() {
 	if cap(s.buf) > spareScratch {
 		s.buf, s.at = nil, nil
