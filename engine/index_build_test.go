@@ -380,3 +380,65 @@ func TestIndexBuildGivesWay(t *testing.T) {
 		})
 	}
 }
+
+// A key that a row not yet put has, and that a writer takes after the batch was read:
+// the conflict that the builder gets is no reason to pass over the entry.
+func TestIndexBuildFindsDuplicateInBatch(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb := mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "1", "a") })
+	var once atomic.Bool
+	_, err := db.CreateIndex(ctx, tb, "i", true, func(row Row, emit func([]byte)) {
+		byWords(row, emit)
+		if !once.Swap(true) {
+			inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "2", "a") })
+		}
+	})
+	wantErr(t, "create", err, ErrKeyExists)
+	mustClose(t, db)
+}
+
+// Two rows have one key for a while. The one that the builder has not come to gives
+// it up: the entry is the other's, and stays.
+func TestIndexBuildKeepsEntryOfOther(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb := mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range 1500 { // more than a batch
+			put(t, tx, tb, fmt.Sprintf("k%04d", i), fmt.Sprintf("w%d", i))
+		}
+	})
+	ix, err := db.CreateIndex(ctx, tb, "i", true, func(row Row, emit func([]byte)) {
+		byWords(row, emit)
+		if string(row.Key) == "k1499" { // of the second batch; the first is done
+			inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k0000x", "w1400") })
+			inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k1400", "-") })
+		}
+	})
+	check(t, err)
+	inView(t, db, func(tx *Tx) { sameIndex(t, tx, ix) })
+	mustClose(t, db)
+}
+
+// A key that a transaction sees in a row, whose entry the builder has added after its
+// snapshot, exists; running it again would not help.
+func TestIndexKeyOlderThanEntry(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb := mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "1", "a") })
+	old := mustBegin(t, db, TxOptions{})
+	ix := mustIndex(t, db, tb, "i", true)
+	err := old.Put(tb, []byte("2"), []byte("b a"))
+	wantErr(t, "taken", err, ErrKeyExists)
+	put(t, old, tb, "2", "b")
+	put(t, old, tb, "1", "c")
+	put(t, old, tb, "2", "a")
+	commit(t, old)
+	wantShow(t, db, ix, "a:2 c:1")
+	// One that it cannot see is a conflict.
+	old = mustBegin(t, db, TxOptions{})
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "3", "d") })
+	wantErr(t, "late", old.Put(tb, []byte("4"), []byte("d")), ErrConflict)
+	rollback(t, old)
+	mustClose(t, db)
+}
