@@ -17,14 +17,14 @@ import (
 //  3. entries of unique indexes are put as Insert does, then the row is written, then
 //     the other entries
 //  4. the savepoint is released or, if anything failed, rolled back to: the statement
-//     takes effect as a whole or not at all, locks included
+//     takes effect as a whole or not at all, locks included (I2)
 //
 // Why the entries agree with the rows at every snapshot: a row and its entries have
-// one timestamp, and an entry is changed only by who has the row's lock, so that
+// one timestamp, and an entry is changed only by who has the row's lock (I3), so that
 // entries are written in the order in which the row is. The builder of an index
 // (index_build.go) is the exception: it adds the entries of rows that it does not
 // lock. It gives way to everybody: it works at the snapshot level, and everybody
-// who takes an entry away leaves a tombstone, even if there was none to take.
+// who takes an entry away leaves a tombstone, even if there was none to take (I4).
 // Against entries the others do not work at the snapshot level, but on the newest
 // version: the lock of the row has found all conflicts that there are, and an entry
 // that the builder added after the snapshot is none. Keys of unique indexes are put
@@ -306,4 +306,3 @@ func keyExists(ix *recordcache.Index, entry []byte) error {
 	}
 	return fmt.Errorf("saker: index %q: key %x%s: %w", ix.Name(), key, more, base.ErrKeyExists)
 }
-

@@ -181,4 +181,3 @@ func badEntry(ix *recordcache.Index, entry []byte, why string) error {
 		Why:  fmt.Sprintf("entry %x %s", entry[:min(len(entry), 64)], why),
 	}
 }
-
