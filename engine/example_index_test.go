@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -15,19 +14,19 @@ func ExampleDB_CreateIndex() {
 	ctx := context.Background()
 	db, err := engine.Open("db", &engine.Options{FS: vfs.NewMem()})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	birds, err := db.CreateTable(ctx, "birds")
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	byWord, err := db.CreateIndex(ctx, birds, "word", false, func(row engine.Row, emit func([]byte)) {
-		for _, w := range bytes.Fields(row.Value) {
+		for w := range bytes.FieldsSeq(row.Value) {
 			emit(w)
 		}
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	err = db.Update(ctx, func(tx *engine.Tx) error {
 		for _, b := range [][2]string{{"saker", "Falco cherrug"}, {"peregrine", "Falco peregrinus"}, {"kite", "Milvus milvus"}} {
@@ -38,7 +37,7 @@ func ExampleDB_CreateIndex() {
 		return nil
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	err = db.View(ctx, func(tx *engine.Tx) error {
 		for row, err := range tx.ScanIndex(byWord, engine.Range{From: []byte("Falco"), To: []byte("Falcp")}) {
@@ -50,10 +49,10 @@ func ExampleDB_CreateIndex() {
 		return nil
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	if err := db.Close(); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	// Output:
 	// Falco: peregrine, Falco peregrinus

@@ -11,17 +11,14 @@ import (
 )
 
 // fillWords puts n rows of a few words each.
-func fillWords(t testing.TB, db *DB, tb *Table, n int) {
+func fillWords(t tester, db *DB, tb *Table, n int) {
 	t.Helper()
 	for from := 0; from < n; from += 500 {
-		check(t, db.Update(ctx, func(tx *Tx) error {
+		inUpdate(t, db, func(tx *Tx) {
 			for i := from; i < min(n, from+500); i++ {
-				if err := tx.Put(tb, fmt.Appendf(nil, "k%06d", i), fmt.Appendf(nil, "w%d w%d", i%97, i%13)); err != nil {
-					return err
-				}
+				put(t, tx, tb, fmt.Sprintf("k%06d", i), fmt.Sprintf("w%d w%d", i%97, i%13))
 			}
-			return nil
-		}))
+		})
 	}
 }
 
@@ -52,7 +49,7 @@ func TestIndexBuildBesideWriters(t *testing.T) {
 			var conflicts atomic.Int64
 			for g := range writers {
 				rng := rand.New(rand.NewPCG(uint64(g), 9))
-				churn.repeat(func(i int) {
+				churn.repeat(func(int) {
 					err := db.Update(ctx, func(tx *Tx) error {
 						for range 1 + rng.IntN(5) { // rows that no other writer has
 							k := fmt.Appendf(nil, "k%06d", rng.IntN(rows/8)*8+g)
@@ -191,16 +188,16 @@ func TestIndexBuildFails(t *testing.T) {
 		t.Errorf("it says %q", err)
 	}
 	nothing("duplicate")
-	_, err = db.CreateIndex(ctx, tb, "i", true, func(row Row, emit func([]byte)) { emit([]byte(strings.Repeat("z", 5000))) })
+	_, err = db.CreateIndex(ctx, tb, "i", true, func(_ Row, emit func([]byte)) { emit([]byte(strings.Repeat("z", 5000))) })
 	wantErr(t, "long duplicate", err, ErrKeyExists)
 	if len(err.Error()) > 200 {
 		t.Errorf("it says %q", err)
 	}
 	nothing("long duplicate")
-	_, err = db.CreateIndex(ctx, tb, "i", false, func(row Row, emit func([]byte)) { emit(make([]byte, MaxKeySize/2)) })
+	_, err = db.CreateIndex(ctx, tb, "i", false, func(_ Row, emit func([]byte)) { emit(make([]byte, MaxKeySize/2)) })
 	wantErr(t, "too large", err, ErrKeyTooLarge)
 	nothing("too large")
-	_, err = db.CreateIndex(ctx, tb, "i", false, func(row Row, emit func([]byte)) {
+	_, err = db.CreateIndex(ctx, tb, "i", false, func(_ Row, emit func([]byte)) {
 		for i := range 1 << 20 {
 			emit(fmt.Appendf(nil, "%d", i))
 		}

@@ -11,7 +11,7 @@ import (
 // byWords is the function of the tests' indexes: each word of the value is an index
 // key, "-" none, "_" the empty key.
 func byWords(row Row, emit func([]byte)) {
-	for _, w := range bytes.Fields(row.Value) {
+	for w := range bytes.FieldsSeq(row.Value) {
 		switch string(w) {
 		case "-":
 		case "_":

@@ -111,7 +111,7 @@ func (m *indexModel) write(x *indexTx) {
 	})
 	known := false
 	for _, want := range []error{nil, ErrConflict, ErrKeyExists, ErrNotFound, ErrKeyTooLarge, context.Canceled} {
-		if err == want && want == nil || want != nil && errors.Is(err, want) {
+		if errors.Is(err, want) {
 			m.failed[fmt.Sprint(want)]++
 			known = true
 			break

@@ -44,9 +44,10 @@ const (
 	// buildRows and buildBytes bound a batch: rows, and bytes of entries.
 	buildRows  = 1024
 	buildBytes = 256 << 10
-	// buildPatience is how long the builder waits for a transaction before it looks
-	// at its records again: that one may have rolled back to a savepoint.
-	buildPatience = 20 * time.Millisecond
+	// buildPatience is how often the builder looks whether a transaction has ended
+	// before it looks at its records again: that one may have rolled back to a
+	// savepoint.
+	buildPatience = 20
 )
 
 // builder is one build.
@@ -212,10 +213,10 @@ func (m *Manager) writersOf(t *recordcache.Table) (outs []*versionchain.Outcome)
 	return outs
 }
 
-// awaitEnd waits until o is decided, and published if it is committed; with patience
-// above zero no longer than that.
-func (m *Manager) awaitEnd(ctx context.Context, o *versionchain.Outcome, patience time.Duration) error {
-	for begun := time.Now(); ; {
+// awaitEnd waits until o is decided, and published if it is committed. With patience
+// above zero it looks no more often than that, a millisecond apart.
+func (m *Manager) awaitEnd(ctx context.Context, o *versionchain.Outcome, patience int) error {
+	for looks := 1; ; looks++ {
 		if err := m.Failure(); err != nil {
 			return err
 		}
@@ -228,9 +229,9 @@ func (m *Manager) awaitEnd(ctx context.Context, o *versionchain.Outcome, patienc
 			return ctx.Err()
 		case <-m.closing:
 			return base.ErrClosed
-		case <-time.After(time.Millisecond):
+		case <-time.After(time.Millisecond): //nolint:forbidigo // nobody tells; in no hot path
 		}
-		if patience > 0 && time.Since(begun) > patience {
+		if looks == patience {
 			return nil
 		}
 	}

@@ -109,7 +109,7 @@ func (u *upkeep) collect(ix *recordcache.Index, s *entrySet, key, value []byte) 
 			err = fmt.Errorf("saker: index %q: %w: %.200s", ix.Name(), base.ErrIndexFunc, fmt.Sprint(r))
 		}
 	}()
-	fn(key[:len(key):len(key)], value[:len(value):len(value)], u.emit)
+	fn(slices.Clip(key), slices.Clip(value), u.emit)
 	if len(s.at) > 1 {
 		slices.SortFunc(s.at, func(a, b entryKey) int { return bytes.Compare(s.buf[a.from:a.to], s.buf[b.from:b.to]) })
 		s.at = slices.CompactFunc(s.at, func(a, b entryKey) bool { return bytes.Equal(s.buf[a.from:a.to], s.buf[b.from:b.to]) })
@@ -122,7 +122,7 @@ func (c *change) part() {
 	old, now := c.old.at[:0], c.now.at[:0]
 	i, j := 0, 0
 	for i < len(c.old.at) || j < len(c.now.at) {
-		d := 0
+		var d int
 		switch {
 		case i == len(c.old.at):
 			d = 1
@@ -176,11 +176,6 @@ func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone b
 		c.part()
 	}
 	return nil
-}
-
-// changed reports whether there is anything to do.
-func (u *upkeep) changed() bool {
-	return slices.ContainsFunc(u.changes, func(c change) bool { return len(c.old.at)+len(c.now.at) > 0 })
 }
 
 // forget lets go of what belongs to a statement, and of memory that it took more of
