@@ -60,6 +60,8 @@ type DB struct {
 	ckpt    checkpointer
 	collect collector
 	syncer  syncer
+	opened  time.Time // when the watcher began
+	watch   watcher
 	closed  atomic.Bool
 	gate    gate // of whatever is no transaction: Close ends it and waits for it
 }
@@ -157,6 +159,7 @@ func (db *DB) start() error {
 	db.m = txn.NewManager(txn.Config{
 		Arena: db.arena, Space: db.space, Log: db.log, Backlog: db.temps, Cache: db.cache, Reg: db.reg, Scav: db.scav,
 		Incarnation: db.incarnation, ChillThreshold: db.o.ChillThreshold, NoSync: db.o.NoSync, ReadOnly: db.o.ReadOnly,
+		LockTimeout: db.o.LockTimeout, DebugTransactions: db.o.DebugTransactions,
 		LogLimit: db.o.LogLimit, ClockGap: db.o.clockGap, Behind: db.ckpt.poke, Failure: db.failed, Crowded: db.crowded,
 	}, db.snaps, last, pos)
 	m.Store(db.m)
@@ -167,6 +170,9 @@ func (db *DB) start() error {
 	db.ckpt.start(db)
 	tick := time.NewTicker(db.o.SyncInterval)
 	db.syncer.start(db, tick.C, tick.Stop, nil)
+	db.opened = time.Now()
+	watch := time.NewTicker(watchEvery(db.o.TxAgeLimit))
+	db.watch.start(db, watch.C, watch.Stop, nil)
 	return db.openIndexes()
 }
 
@@ -249,6 +255,7 @@ func (db *DB) Close() error {
 	err := db.m.Close()
 	db.collect.close()
 	db.syncer.close()
+	db.watch.close()
 	db.ckpt.close()
 	if db.failed() == nil {
 		err = errors.Join(err, db.ckpt.run(context.Background(), db))
@@ -299,11 +306,19 @@ func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	return fn(tx)
 }
 
-// Update runs fn in a transaction and commits it; a conflict or deadlock runs it
-// again after a jittered pause, until ctx ends. fn must not commit.
+// Update runs fn in a snapshot transaction and commits it. See UpdateWith.
 func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
+	return db.UpdateWith(ctx, TxOptions{}, fn)
+}
+
+// UpdateWith runs fn in a transaction with opts and commits it; if that fails for
+// a reason that IsRetryable accepts, a conflict or deadlock, all is rolled back and
+// run again after a jittered pause, until ctx ends. Whatever else fails, ErrLockTimeout
+// and memory errors included, is returned at once. fn must not commit, nor keep the
+// transaction.
+func (db *DB) UpdateWith(ctx context.Context, opts TxOptions, fn func(*Tx) error) error {
 	for try := 0; ; try++ {
-		err := db.updateOnce(ctx, fn)
+		err := db.updateOnce(ctx, opts, fn)
 		if !IsRetryable(err) {
 			return err
 		}
@@ -316,8 +331,8 @@ func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 	}
 }
 
-func (db *DB) updateOnce(ctx context.Context, fn func(*Tx) error) error {
-	tx, err := db.Begin(ctx, TxOptions{})
+func (db *DB) updateOnce(ctx context.Context, opts TxOptions, fn func(*Tx) error) error {
+	tx, err := db.Begin(ctx, opts)
 	if err != nil {
 		return err
 	}

@@ -64,6 +64,10 @@ var (
 	ErrConflict = base.ErrConflict
 	// ErrDeadlock is returned to the victim of a deadlock. Retryable.
 	ErrDeadlock = base.ErrDeadlock
+	// ErrLockTimeout is returned when a statement has waited for other transactions
+	// as long as TxOptions.LockTimeout allows. The statement has changed nothing; the
+	// transaction may go on. Not retryable.
+	ErrLockTimeout = base.ErrLockTimeout
 	// ErrRecordMemory is returned when record memory is full of what cannot be
 	// moved. Not retryable.
 	ErrRecordMemory = base.ErrRecordMemory

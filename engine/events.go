@@ -23,9 +23,15 @@ type EventListener struct {
 	Recovered func(RecoveryInfo)
 	// Indexing: CreateIndex has put the entries of some more rows.
 	Indexing func(IndexProgress)
+	// LongTransaction: a transaction is open longer than Options.TxAgeLimit; told once
+	// for each.
+	LongTransaction func(LongTransactionInfo)
 	// Failed: a write or sync failed; the store must be reopened.
 	Failed func(error)
 }
+
+// LongTransactionInfo describes a transaction that is open too long.
+type LongTransactionInfo = txn.LongTransaction
 
 // CheckpointInfo describes a checkpoint.
 type CheckpointInfo struct {

@@ -50,7 +50,7 @@ func TestIndexBuildBesideWriters(t *testing.T) {
 			for g := range writers {
 				rng := rand.New(rand.NewPCG(uint64(g), 9))
 				churn.repeat(func(int) {
-					err := db.Update(ctx, func(tx *Tx) error {
+					err := db.UpdateWith(ctx, TxOptions{Isolation: Isolation(g % 2)}, func(tx *Tx) error {
 						for range 1 + rng.IntN(5) { // rows that no other writer has
 							k := fmt.Appendf(nil, "k%06d", rng.IntN(rows/8)*8+g)
 							var err error

@@ -59,7 +59,9 @@ func (m *indexModel) begin() {
 		return
 	}
 	x := &indexTx{ctx: &switchCtx{Context: ctx}, readOnly: m.rng.IntN(3) == 0}
-	tx, err := m.db.Begin(x.ctx, TxOptions{ReadOnly: x.readOnly, NoSync: m.rng.IntN(2) == 0})
+	tx, err := m.db.Begin(x.ctx, TxOptions{
+		ReadOnly: x.readOnly, NoSync: m.rng.IntN(2) == 0, Isolation: Isolation(m.rng.IntN(3)),
+	})
 	check(m.t, err)
 	x.tx = tx
 	m.txs = append(m.txs, x)
@@ -170,8 +172,8 @@ func (m *indexModel) end(i int) {
 	x := m.txs[i]
 	if m.rng.IntN(3) == 0 {
 		rollback(m.t, x.tx)
-	} else {
-		commit(m.t, x.tx)
+	} else if err := x.tx.Commit(); err != nil && !errors.Is(err, ErrConflict) { // as serializable ones may
+		m.t.Fatalf("commit: %v", err)
 	}
 	m.txs = slices.Delete(m.txs, i, i+1)
 }

@@ -123,7 +123,7 @@ func TestIndexUniqueConcurrent(t *testing.T) {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(g), 1))
 			for range 150 * *scale {
-				err := db.Update(ctx, func(tx *Tx) error {
+				err := db.UpdateWith(ctx, TxOptions{Isolation: Isolation(g % 3)}, func(tx *Tx) error {
 					for range 1 + rng.IntN(4) {
 						key := fmt.Appendf(nil, "row%02d", rng.IntN(20))
 						val := fmt.Appendf(nil, "u%d v%d", rng.IntN(8), rng.IntN(8))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Metrics are figures of a store at one moment; counters count since Open.
@@ -31,9 +32,14 @@ type Metrics struct {
 	ColdRowHits        uint64
 	ActiveTransactions int64
 	TempTables         int64 // live transactions with frames
+	OldestTransaction  time.Duration
 	Sweeping           int64 // rolled back transactions not yet cleaned up
 
-	Commits, Rollbacks, Conflicts, Deadlocks, Waits uint64
+	Commits, Rollbacks, Conflicts, Deadlocks, LockTimeouts uint64
+	Waits, WaitsWoken                                      uint64 // for other transactions; of them ended by another
+
+	Unserializable    uint64 // of the conflicts, commits that failed because others had changed what was read
+	MaybeSerializable uint64 // of those, the ones that a more precise read set might have let pass
 
 	DiskBytesWritten uint64 // runs, log and leaf map
 	LogBytes         uint64 // appended to the log
@@ -56,6 +62,7 @@ func (db *DB) Metrics() Metrics {
 		return Metrics{}
 	}
 	defer leave()
+	waits, woken := db.m.Waits()
 	st, sp, lg := &db.cache.Stats, db.space.Stats(), db.log.Stats()
 	return Metrics{
 		RecordMemoryCap: db.arena.Cap(), RecordMemoryUsed: db.arena.Reserved(), RecordMemoryPeak: db.arena.Peak(),
@@ -66,9 +73,11 @@ func (db *DB) Metrics() Metrics {
 		BackloggedChains: st.BackloggedChains.Load(), RestoredChains: st.RestoredChains.Load(),
 		SealedLeaves: st.SealedLeaves.Load(), PrunedVersions: st.PrunedVersions.Load(), RetiredVersions: st.RetiredVersions.Load(),
 		LeafSplits: st.Splits.Load(), FrameMerges: st.Merges.Load(), ColdReads: st.ColdReads.Load(), ColdRowHits: st.ColdHits.Load(),
-		ActiveTransactions: int64(db.m.Active()), TempTables: int64(db.temps.Len()), Sweeping: db.m.Sweeping(),
+		ActiveTransactions: int64(db.m.Active()), OldestTransaction: db.m.OldestAge(), TempTables: int64(db.temps.Len()), Sweeping: db.m.Sweeping(),
 		Commits: db.m.Counters.Commits.Load(), Rollbacks: db.m.Counters.Rollbacks.Load(), Conflicts: db.m.Counters.Conflicts.Load(),
-		Deadlocks: db.m.Counters.Deadlocks.Load(), Waits: db.m.Waits(),
+		Deadlocks: db.m.Counters.Deadlocks.Load(), LockTimeouts: db.m.Counters.LockTimeouts.Load(),
+		Waits: waits, WaitsWoken: woken,
+		Unserializable: db.m.Counters.Unserializable.Load(), MaybeSerializable: db.m.Counters.MaybeSerializable.Load(),
 		DiskBytesWritten: sp.BytesWritten + sp.MapWritten + lg.WrittenBytes,
 		LogBytes:         lg.AppendedBytes, LogBytesPending: db.log.SinceCheckpoint(), LogSyncs: lg.Syncs, LogRecycled: lg.Recycled,
 		RunLiveBytes: db.collect.live.Load(), RunDeadBytes: db.collect.dead.Load(),
@@ -92,8 +101,9 @@ func (m Metrics) String() string {
 	row("backlogged / restored", "%d / %d", m.BackloggedChains, m.RestoredChains)
 	row("pruned / retired", "%d / %d", m.PrunedVersions, m.RetiredVersions)
 	row("cold reads / row hits", "%d / %d", m.ColdReads, m.ColdRowHits)
-	row("transactions", "%d active, %d temp tables, %d sweeping", m.ActiveTransactions, m.TempTables, m.Sweeping)
-	row("outcomes", "%d commits, %d rollbacks, %d conflicts, %d deadlocks, %d waits", m.Commits, m.Rollbacks, m.Conflicts, m.Deadlocks, m.Waits)
+	row("transactions", "%d active, the oldest for %v, %d temp tables, %d sweeping", m.ActiveTransactions, m.OldestTransaction, m.TempTables, m.Sweeping)
+	row("outcomes", "%d commits, %d rollbacks, %d conflicts, %d deadlocks, %d lock timeouts, %d waits", m.Commits, m.Rollbacks, m.Conflicts, m.Deadlocks, m.LockTimeouts, m.Waits)
+	row("serializable", "%d conflicts of reads, %d of them doubtful", m.Unserializable, m.MaybeSerializable)
 	row("log", "%.1f MiB appended, %.1f pending, %d syncs, %d segments recycled", mib(int64(m.LogBytes)), mib(m.LogBytesPending), m.LogSyncs, m.LogRecycled)
 	row("runs", "%d with %.1f MiB", m.Runs, mib(m.RunBytes))
 	row("space", "%.1f MiB live, %.1f dead; %d runs collected, %.1f MiB read for it", mib(m.RunLiveBytes), mib(m.RunDeadBytes), m.CollectedRuns, mib(int64(m.CollectedBytes)))

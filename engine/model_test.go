@@ -401,24 +401,12 @@ func (m *model) savepoints(x *mtx, op string) {
 
 // maintain does what the scavenger might do at any moment.
 func (m *model) maintain(t *mtable) {
-	op := rapid.SampledFrom([]string{"prune", "backlog", "backlogall", "chill", "chill", "collapse", "evict", "merge", "sweep", "reopen"}).Draw(m.t, "maintain")
+	op := rapid.SampledFrom([]string{"prune", "backlog", "all", "chill", "chill", "collapse", "evict", "merge", "sweep", "reopen"}).Draw(m.t, "maintain")
 	m.note("maintain: %s", op)
 	switch op {
-	case "prune":
-		pruneAll(m.t, m.db)
-	case "backlog":
-		relieveAll(m.t, m.db, recordcache.Backlog)
-	case "backlogall":
-		backlogAll(m.t, m.db)
-	case "chill":
-		chillAll(m.t, m.db)
-	case "collapse":
-		collapseAll(m.db)
-	case "evict":
-		evictAll(m.t, m.db)
 	case "merge":
 		if t != nil {
-			mergeAt(m.t, m.db, t.h, []byte(m.key()))
+			maintain(m.t, m.db, op, t.h, []byte(m.key()))
 		}
 	case "sweep":
 		waitSwept(m.t, m.db)
@@ -426,6 +414,8 @@ func (m *model) maintain(t *mtable) {
 		if rapid.IntRange(0, 3).Draw(m.t, "reopen") == 0 {
 			m.reopen()
 		}
+	default:
+		maintain(m.t, m.db, op, nil, nil)
 	}
 }
 

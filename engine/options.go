@@ -43,6 +43,16 @@ type Options struct {
 	// committed longer ago than this, and the time of one sync, is durable. A crash
 	// takes the newest ones, whole and in order. Default 100 ms, least 1 ms.
 	SyncInterval time.Duration
+	// LockTimeout is TxOptions.LockTimeout of transactions that do not set it; default
+	// 0, no limit.
+	LockTimeout time.Duration
+	// TxAgeLimit is the age at which Events and Logger are told of an open transaction,
+	// once: it may be leaked, and keeps old versions. Told within a sixteenth of the
+	// limit, or a second. Default a minute, least 1 ms; below 0 nobody is told.
+	TxAgeLimit time.Duration
+	// DebugTransactions notes for each transaction the stack that began it, to be told
+	// with its age. It costs some microseconds and kilobytes, outside Memory, each.
+	DebugTransactions bool
 	// ReadOnly opens without permission to write rows.
 	ReadOnly bool
 	// FS is the file system; default the operating system's.
@@ -64,6 +74,9 @@ const (
 	defaultThreshold = 5 << 20
 	defaultLogLimit  = 128 << 20
 	minLogLimit      = 1 << 20
+
+	defaultTxAgeLimit = time.Minute
+	minTxAgeLimit     = time.Millisecond
 
 	defaultSyncInterval = 100 * time.Millisecond
 	minSyncInterval     = time.Millisecond
@@ -103,6 +116,12 @@ func (o *Options) resolve() (*resolved, error) {
 	}
 	if r.SyncInterval < minSyncInterval {
 		errs = append(errs, fmt.Errorf("SyncInterval is %v, less than %v", r.SyncInterval, minSyncInterval))
+	}
+	if r.TxAgeLimit == 0 {
+		r.TxAgeLimit = defaultTxAgeLimit
+	}
+	if r.TxAgeLimit > 0 && r.TxAgeLimit < minTxAgeLimit {
+		errs = append(errs, fmt.Errorf("TxAgeLimit is %v, less than %v", r.TxAgeLimit, minTxAgeLimit))
 	}
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("%w: %w", base.ErrInvalidOptions, errors.Join(errs...))

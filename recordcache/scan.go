@@ -113,6 +113,10 @@ func (it *Iter) drop() {
 	it.rows, it.buf, it.at, it.nsrc, it.large = it.rows[:0], it.buf[:0], 0, 0, false
 }
 
+// Bounds returns the range that the iterator walks, which its caller must not
+// change; valid until the next Reset.
+func (it *Iter) Bounds() (from, to []byte) { return it.from, it.to }
+
 // Key returns the current key.
 func (it *Iter) Key() []byte { return it.key }
 

@@ -48,9 +48,11 @@ type Writer struct {
 	// NeedBytes is, after errNoMemory, the block that could not be had.
 	NeedBytes int
 
-	// WaitOn and WaitEpoch say who is in the way after ErrWait.
-	WaitOn    *versionchain.Outcome
-	WaitEpoch base.Epoch
+	// WaitOn and WaitEpoch say who is in the way after ErrWait, WaitUndone is its
+	// Outcome.Undone when that was seen.
+	WaitOn     *versionchain.Outcome
+	WaitEpoch  base.Epoch
+	WaitUndone uint32
 
 	proof proof
 }
@@ -202,6 +204,7 @@ func (l *Leaf) judge(w *Writer, m Mode, key []byte) (i int, exact bool, act acti
 	case versionchain.Conflict:
 		return i, exact, action{todo: doFail, err: base.ErrConflict}
 	case versionchain.Wait:
+		w.WaitUndone = w.WaitOn.Undone()
 		return i, exact, action{todo: doFail, err: ErrWait}
 	default:
 	}

@@ -31,12 +31,15 @@ type committer struct {
 	end   base.LSN      // of the record of last
 	safe  base.CommitTS // the record of this timestamp is durable
 	queue []*pending
+	// readers are the read sets that are being validated (serializable.go).
+	readers []*readSet
 	// pubEnd is the end of the commit record of the published clock (L6).
 	pubEnd base.LSN
 }
 
 type pending struct {
 	out     *versionchain.Outcome // nil for a change of the catalog
+	tx      *Tx                   // nil for one; not used any more when it is queued
 	ts      base.CommitTS
 	end     base.LSN
 	durable bool
@@ -66,6 +69,11 @@ func (c *committer) enqueue(p *pending, r recorder, sync func(base.LSN) error) e
 	if err := c.keepUpLocked(sync); err != nil {
 		return err
 	}
+	if p.tx != nil && p.tx.validates() {
+		if err := c.judgeLocked(p.tx); err != nil {
+			return err
+		}
+	}
 	ts := c.last + 1
 	end, err := r.append(ts)
 	if err != nil {
@@ -77,6 +85,9 @@ func (c *committer) enqueue(p *pending, r recorder, sync func(base.LSN) error) e
 		p.out.SetCommitting(ts)
 	}
 	c.queue = append(c.queue, p)
+	if len(c.readers) > 0 && p.tx != nil {
+		c.tellLocked(p.tx)
+	}
 	return nil
 }
 
@@ -147,6 +158,13 @@ func (c *committer) publishLocked(synced base.LSN, snaps *snapshots) {
 		clear(c.queue[rest:])
 		c.queue = c.queue[:rest]
 	}
+}
+
+// settle returns when the publication under way, if there is one, is complete: the
+// clock then includes every outcome that was seen as committed before the call.
+func (c *committer) settle() {
+	c.mu.Lock()
+	c.mu.Unlock() //nolint:staticcheck // to have held it is all
 }
 
 // published returns the clock and the end of its commit record.

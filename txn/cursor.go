@@ -23,12 +23,12 @@ func (tx *Tx) Scan(t *recordcache.Table, r Range) iter.Seq2[Row, error] {
 		}
 		n := 0
 		for more := ok(); more; {
-			if r.Limit > 0 && n >= r.Limit {
-				return
-			}
 			n++
 			if !yield(Row{Key: c.Key(), Value: c.Value()}, nil) {
 				return
+			}
+			if n == r.Limit {
+				return // without a look at the row behind
 			}
 			if r.Reverse {
 				more = c.Prev()
@@ -43,8 +43,8 @@ func (tx *Tx) Scan(t *recordcache.Table, r Range) iter.Seq2[Row, error] {
 }
 
 // Cursor walks the rows of a range in either direction. It is stable in its
-// transaction's snapshot and sees the transaction's own writes as of when it
-// moves. It belongs to the goroutine of its transaction. Limit and Reverse of
+// transaction's snapshot, at ReadCommitted in one of its own, taken when it is made;
+// and it sees the transaction's own writes as of when it moves. It belongs to the goroutine of its transaction. Limit and Reverse of
 // the range do not bind it.
 type Cursor struct {
 	tx      *Tx
@@ -61,6 +61,10 @@ type Cursor struct {
 	closed  bool
 	ended   bool // it moved past the last row in its direction, or its range has none
 	index   int  // in tx.cursors
+	tracks  bool // it has read something that is not in the transaction's read set
+
+	snap   *snapshot           // at ReadCommitted, until it or the transaction ends
+	reader versionchain.Reader // at ReadCommitted: as of snap
 
 	entry *entryRow // of a cursor over the entries of an index
 }
@@ -77,6 +81,9 @@ func (tx *Tx) open(c *Cursor) *Cursor {
 	if tx.alive() == nil {
 		c.index = len(tx.cursors)
 		tx.cursors = append(tx.cursors, c)
+		if tx.iso == ReadCommitted {
+			c.snap = tx.m.snaps.open()
+		}
 	}
 	return c
 }
@@ -112,6 +119,9 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	tx := c.tx
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
+	if tx.alive() == nil {
+		c.track()
+	}
 	c.valid, c.ended, c.reverse = false, true, reverse
 	if !c.usable() {
 		return false
@@ -121,6 +131,7 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	}
 	c.it.Reset(c.t, c.eyes(), &c.sc, from, to, reverse)
 	c.seen = tx.writes
+	c.tracks = tx.reads.on
 	return c.step()
 }
 
@@ -130,9 +141,12 @@ func (c *Cursor) usable() bool {
 		c.err = base.ErrTxDone
 		return false
 	}
-	if err := c.tx.enter(c.t); err != nil {
+	err := c.tx.alive()
+	if err == nil {
+		err = c.tx.knows(c.t, c.eyes().Snapshot)
+	}
+	if err != nil {
 		c.err = err
-		return false
 	}
 	if c.entry != nil && c.err == nil {
 		c.err = c.tx.mayRead(c.entry.ix, c.eyes().Snapshot)
@@ -142,7 +156,22 @@ func (c *Cursor) usable() bool {
 
 // eyes returns what the cursor sees with. REQUIRES: tx.mu is held, the transaction
 // is open.
-func (c *Cursor) eyes() *versionchain.Reader { return &c.tx.w.Reader }
+func (c *Cursor) eyes() *versionchain.Reader {
+	if c.snap == nil {
+		return &c.tx.w.Reader
+	}
+	c.reader = versionchain.Reader{Snapshot: c.snap.ts, Self: c.tx.out, Reg: c.tx.m.Reg}
+	return &c.reader
+}
+
+// letGo gives back the cursor's own snapshot. REQUIRES: tx.mu is held, the
+// transaction is open or about to end.
+func (c *Cursor) letGo() {
+	if c.snap != nil {
+		c.tx.m.snaps.close(c.snap)
+		c.snap = nil
+	}
+}
 
 func (c *Cursor) step() bool {
 	c.valid = c.it.Next()
@@ -223,7 +252,9 @@ func (c *Cursor) close() {
 	c.tx.mu.Lock()
 	defer c.tx.mu.Unlock()
 	if c.tx.alive() == nil {
+		c.track()
 		c.forget()
+		c.letGo()
 	}
 	c.valid, c.closed = false, true
 	c.it.Close()

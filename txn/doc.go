@@ -8,14 +8,15 @@
 //	          2 Prepare: nothing of it leaves memory any more
 //	          3 index and sync of its runs
 //	          4 committer.mu: timestamp, commit record, outcome row ──► queue
+//	            serializable: only if what was read has not changed
 //	          5 sync of the log, shared        head of the queue ─► publish:
 //	          6 stamp resident versions          outcome, then clock
 //	Rollback    outcome aborted ─► sweeper: leaves, map entries, runs
 //
-// index.go tells how entries of secondary indexes are kept in step with rows,
+// commit.go tells the order of commits, finish.go the steps, wait.go the waits,
+// serializable.go what a serializable commit looks at and why that is enough,
+// index.go how entries of secondary indexes are kept in step with rows,
 // index_build.go how an index is built beside writers.
-//
-// commit.go tells the order of commits, finish.go the steps, wait.go the waits.
 //
 // Invariants
 //
@@ -30,13 +31,20 @@
 //   - L9: the log's length, and the space of superseded rows, delay a first write
 //     only.
 //   - S1: choosing and registering a snapshot is one step under one mutex with
-//     the horizon; it stays registered until the outcome is published.
+//     the horizon; it stays registered until the outcome is published. At
+//     ReadCommitted each statement exchanges it for the clock, in one such step, and
+//     a cursor has one of its own until it is closed.
+//   - S4: a serializable writer gets a timestamp only if nobody has changed anything
+//     of what it has read between its snapshot and that timestamp.
 //   - S5: a waiter waits for (transaction, epoch) and holds nothing of the cache.
 //     Check, edge and search for a cycle are one step; the requester is the victim.
+//     Waiters of a record queue; an outcome wakes those that it fails and lets in one
+//     of the others, who lets in the next unless the record is its own then.
 //   - S6: savepoints are epochs. A dead interval is recorded, before anything is
 //     undone, if anything of the transaction left memory since the savepoint.
 //   - M5: a large transaction has no list, no redo and no locks of its own; what
-//     remains is per run, per log segment, per table, per savepoint.
+//     remains is per run, per log segment, per table, per savepoint. A read set has
+//     limits and becomes coarser at them.
 //   - I1: from its ready timestamp on an index has at every snapshot exactly the
 //     entries of the rows.
 //   - I2: a statement changes a row and its entries, or nothing.
@@ -54,7 +62,8 @@
 // for an append and the publication only. The scavenger calls Track under a leaf lock and
 // Stretches without one; they take Manager.mu, Tx.trackMu, Tx.spMu for a moment.
 //
-// Not promised: Serializable and ReadCommitted (ErrNotSupported); that a commit
-// that failed with ErrPoisoned did not happen (reopening tells); that the space
-// of a rollback is free when Rollback returns; fairness among waiters for one record.
+// Not promised: that a serializable commit which failed had to; that a commit that
+// failed with ErrPoisoned did not happen (reopening tells); that the space of a
+// rollback is free when Rollback returns; that a writer who finds a record free lets
+// those go first who are being woken for it.
 package txn

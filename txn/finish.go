@@ -33,7 +33,8 @@ func (tx *Tx) Commit() error {
 
 // commit is the life of a commit after the last statement:
 //
-//  1. what a large transaction has in memory goes to its temp table
+//  1. what a large transaction has in memory goes to its temp table, unless it is
+//     serializable and shows to have lost already
 //  2. Prepare: from here on nobody moves anything of it
 //  3. the temp table's runs are indexed and synced (L1)
 //  4. the commit record, and the outcome row behind it, in timestamp order
@@ -46,6 +47,10 @@ func (tx *Tx) commit() error {
 		return err
 	}
 	if tx.w.Large {
+		if err := tx.foresee(); err != nil {
+			tx.abandon()
+			return err
+		}
 		if err := m.Cache.BacklogOwner(context.Background(), out); err != nil {
 			tx.abandon()
 			return err
@@ -81,8 +86,13 @@ func (tx *Tx) commit() error {
 	c.FirstGroup, c.Segments = tx.first, tx.segs
 	tx.trackMu.Unlock()
 	p := &tx.pending
-	p.out, p.durable = out, !tx.noSync
-	if err := tx.enqueue(c, p); err != nil {
+	p.out, p.tx, p.durable = out, tx, !tx.noSync
+	if tx.validates() {
+		err = tx.enqueueValidated()
+	} else {
+		err = tx.enqueue(c, p)
+	}
+	if err != nil {
 		tx.abandon() // nothing was appended: it never happened
 		return m.poisoned(err)
 	}
@@ -91,10 +101,10 @@ func (tx *Tx) commit() error {
 	}
 	if err := m.commit.finish(p, m.Log, &m.snaps.snapshots); err != nil {
 		tx.queued = true
-		m.waits.wake(out, true)
+		m.waits.wake(out, 0)
 		return m.poisoned(err)
 	}
-	m.waits.wake(out, true)
+	m.waits.wake(out, 0)
 	tx.stamp(p.ts, temp != nil)
 	if len(c.Segments) > 0 {
 		m.mu.Lock()
@@ -214,7 +224,7 @@ func (tx *Tx) abandon() {
 			clean = false
 		}
 	}
-	m.waits.wake(out, true)
+	m.waits.wake(out, 0)
 	tx.trackMu.Lock()
 	segs := tx.segs
 	tx.segs = nil
@@ -230,8 +240,10 @@ func (tx *Tx) abandon() {
 // release lets go of everything but the outcome. REQUIRES: tx.mu is held.
 func (tx *Tx) release() {
 	tx.uncharge()
+	tx.forgetReads()
 	for _, c := range tx.cursors {
 		c.it.Close()
+		c.letGo()
 	}
 	tx.cursors = nil
 	for _, t := range tx.tables {

@@ -18,7 +18,7 @@ func (m *Manager) Holders() string {
 	for oldest.next != nil { // the newest is first
 		oldest = oldest.next
 	}
-	id, ts := base.TxnID(oldest.owner.Load()), oldest.w.Snapshot
+	id, ts := base.TxnID(oldest.owner.Load()), oldest.begun
 	m.mu.Unlock()
 	who := "has written nothing"
 	if id != 0 {

@@ -280,6 +280,9 @@ func (tx *Tx) holderSeen(ix *recordcache.Index, entry []byte) (bool, error) {
 	if err != nil || !found {
 		return false, err
 	}
+	if tx.reads.on {
+		tx.readKey(ix.Table(), pk)
+	}
 	row, found, err := ix.Table().Get(&tx.w.Reader, &tx.sc, nil, pk)
 	if err != nil || !found {
 		return false, err

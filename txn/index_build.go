@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -198,14 +197,20 @@ func (tx *Tx) putEntry(ix *recordcache.Index, entry, pk []byte) (on *versionchai
 	return nil, err
 }
 
-// writersOf returns the open transactions that have written t.
+// writersOf returns the open transactions that have written t. Whoever has no id
+// when it looks, or has not noted t, finds what t names by now.
 func (m *Manager) writersOf(t *recordcache.Table) (outs []*versionchain.Outcome) {
+	open := map[*state]uint64{}
 	m.mu.Lock()
-	all := maps.Clone(m.byID)
+	for st := m.open; st != nil; st = st.next {
+		if id := st.owner.Load(); id != 0 {
+			open[st] = id
+		}
+	}
 	m.mu.Unlock()
-	for id, st := range all {
+	for st, id := range open {
 		st.trackMu.Lock()
-		if st.owner.Load() == uint64(id) && slices.Contains(st.tables, t) {
+		if st.owner.Load() == id && slices.Contains(st.tables, t) {
 			outs = append(outs, st.out)
 		}
 		st.trackMu.Unlock()

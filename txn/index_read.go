@@ -161,6 +161,9 @@ func (tx *Tx) readEntry(e *entryRow, r *versionchain.Reader, key, value []byte) 
 		return badEntry(e.ix, key, "is none")
 	}
 	e.key = pk
+	if tx.reads.on {
+		tx.readKey(e.ix.Table(), pk)
+	}
 	row, found, err := e.ix.Table().Get(r, &tx.sc, e.value[:0], pk)
 	if e.value = row; err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,17 +33,27 @@ type Config struct {
 	ChillThreshold int64
 	NoSync         bool
 	ReadOnly       bool
+	LockTimeout    time.Duration // of transactions that do not say
+	// DebugTransactions notes the stack of each Begin.
+	DebugTransactions bool
 	// LogLimit is how far the log may grow beyond the checkpoint before new
 	// writers wait (L9).
 	LogLimit int64
 	// ClockGap is by how much recovery has advanced the clock, durably, and will
 	// again; at least 2.
 	ClockGap base.CommitTS
+	// ReadSpans is how many spans a serializable transaction keeps of what it has
+	// read before they become coarser; 0 is the default.
+	ReadSpans int
 	// Behind is told that the log has grown; it must not block.
 	Behind func()
 	// Crowded returns nil, or what a first write has to wait for: superseded rows
 	// take more space than they should.
 	Crowded func() <-chan struct{}
+	// Validated, if not nil, is called by the commit of a serializable transaction
+	// between looking through what it has read and taking the timestamp: tests force
+	// what may happen there.
+	Validated func()
 	// Failure returns the error that poisoned the store, or nil.
 	Failure func() error
 }
@@ -50,16 +61,17 @@ type Config struct {
 // Manager runs the transactions of one store.
 type Manager struct {
 	Config
-	snaps    *Snapshots
-	commit   committer
-	waits    *waits
-	seq      atomic.Uint64
-	buffered atomic.Int64 // bytes charged for what small transactions keep
+	snaps     *Snapshots
+	commit    committer
+	waits     *waits
+	seq       atomic.Uint64
+	buffered  atomic.Int64 // bytes charged for what small transactions keep
+	readBytes atomic.Int64 // bytes charged for read sets
+	coarse    atomic.Int64 // the coarse clock, see Tick
 
 	mu      sync.Mutex // guards the fields below
 	open    *state     // list of the open transactions
 	opened  int        // its length
-	byID    map[base.TxnID]*state
 	closed  bool
 	low     bool // the low-memory flag, for transactions to come
 	retired []retired
@@ -76,11 +88,28 @@ type Manager struct {
 
 // Counters count since Open.
 type Counters struct {
-	Commits, Rollbacks, Conflicts, Deadlocks atomic.Uint64
+	Commits, Rollbacks, Conflicts, Deadlocks, LockTimeouts atomic.Uint64
+	// Unserializable counts, among Conflicts, the commits that failed because others
+	// had changed what was read; MaybeSerializable those of them that a more precise
+	// read set might have let pass.
+	Unserializable, MaybeSerializable atomic.Uint64
 }
 
-// Waits returns how often a transaction has waited for another, since Open.
-func (m *Manager) Waits() uint64 { return m.waits.slept.Load() }
+// refused counts a statement that failed.
+func (c *Counters) refused(err error) {
+	switch {
+	case errors.Is(err, base.ErrConflict):
+		c.Conflicts.Add(1)
+	case errors.Is(err, base.ErrDeadlock):
+		c.Deadlocks.Add(1)
+	case errors.Is(err, base.ErrLockTimeout):
+		c.LockTimeouts.Add(1)
+	}
+}
+
+// Waits returns how often a transaction has gone to sleep to wait for another since
+// Open; woken is how often one was woken by another.
+func (m *Manager) Waits() (slept, woken uint64) { return m.waits.slept.Load(), m.waits.woken.Load() }
 
 // Snapshots is the published clock and the register of snapshots; it exists
 // before the Manager, because the record cache needs it.
@@ -112,7 +141,6 @@ type segmentPins struct {
 func NewManager(c Config, snaps *Snapshots, last base.CommitTS, pos base.LSN) *Manager {
 	m := &Manager{
 		Config: c, snaps: snaps, waits: newWaits(),
-		byID:    make(map[base.TxnID]*state),
 		closing: make(chan struct{}), sweeps: make(chan *sweep, 1024), relaxed: make(chan struct{}),
 	}
 	m.commit.last, m.commit.safe, m.commit.pubEnd = last, last, pos
@@ -186,13 +214,22 @@ func (tx *Tx) unburden(all bool) bool {
 	return tx.shed(all, false) == nil && tx.charged < had
 }
 
+// find returns the state of an open transaction that has written, or that of another
+// one: its owner tells. Nil if it has ended.
+func (m *Manager) find(id base.TxnID) *state {
+	o := m.Reg.Get(id)
+	if o == nil {
+		return nil
+	}
+	st, _ := o.Keeper.Load().(*state)
+	return st
+}
+
 // Stretches returns the epochs that began the live savepoints of a transaction.
 // A savepoint made later begins above every epoch that is stored anywhere, so
 // the answer does not age.
 func (m *Manager) Stretches(id base.TxnID) []base.Epoch {
-	m.mu.Lock()
-	st := m.byID[id]
-	m.mu.Unlock()
+	st := m.find(id)
 	if st == nil {
 		return nil
 	}
@@ -211,23 +248,30 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 		return nil, fmt.Errorf("saker: begin: %w", err)
 	}
 	if o.Isolation > Serializable {
-		return nil, fmt.Errorf("saker: begin: isolation %d: %w", o.Isolation, base.ErrNotSupported)
-	}
-	if o.Isolation != Snapshot {
 		return nil, fmt.Errorf("saker: begin: isolation %v: %w", o.Isolation, base.ErrNotSupported)
 	}
 	tx := m.spares.newTx()
 	st := m.spares.newState()
 	st.tx, st.m, st.ctx, st.w.Reg = tx, m, ctx, m.Reg
-	st.readOnly, st.noSync = o.ReadOnly || m.ReadOnly, o.NoSync || m.NoSync
+	st.readOnly, st.noSync, st.iso = o.ReadOnly || m.ReadOnly, o.NoSync || m.NoSync, o.Isolation
+	if st.patience = o.LockTimeout; st.patience == 0 {
+		st.patience = m.LockTimeout
+	}
+	if m.DebugTransactions {
+		st.stack = debug.Stack()
+	}
 	tx.state = st
+	if o.Isolation == Serializable && !st.readOnly {
+		tx.beginReads()
+	}
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
 		return nil, fmt.Errorf("saker: begin: %w", base.ErrClosed)
 	}
 	st.snap = m.snaps.open()
-	st.w.Snapshot = st.snap.ts
+	st.w.Snapshot, st.begun = st.snap.ts, st.snap.ts
+	st.born, st.told = time.Duration(m.coarse.Load()), false
 	m.linkLocked(st)
 	st.low.Store(m.low)
 	m.mu.Unlock()
@@ -330,11 +374,9 @@ func (m *Manager) register(tx *Tx) error {
 	tx.out = versionchain.NewOutcome(id)
 	tx.w.Self = tx.out
 	tx.w.Logged = true
-	m.Reg.Add(tx.out)
 	tx.owner.Store(uint64(id))
-	m.mu.Lock()
-	m.byID[id] = tx.state
-	m.mu.Unlock()
+	tx.out.Keeper.Store(tx.state)
+	m.Reg.Add(tx.out)
 	return nil
 }
 
@@ -344,10 +386,10 @@ func (m *Manager) leave(tx *Tx) {
 	m.snaps.close(tx.snap)
 	m.mu.Lock()
 	m.unlinkLocked(tx.state)
-	if tx.out != nil {
-		delete(m.byID, tx.out.ID)
-	}
 	m.mu.Unlock()
+	if tx.out != nil {
+		tx.out.Keeper.Store((*state)(nil)) // it may be known for long
+	}
 	st := tx.state
 	tx.state = nil
 	m.spares.giveState(st)

@@ -15,7 +15,7 @@ import (
 func (tx *Tx) note(t *recordcache.Table, leaf *recordcache.Leaf, m recordcache.Mode, key, value []byte) error {
 	at := len(tx.keys)
 	tx.keys = append(tx.keys, key...)
-	tx.refs = append(tx.refs, ref{t: t, leaf: leaf, key: at, klen: len(key)})
+	tx.refs = append(tx.refs, ref{t: t, leaf: leaf, key: at, klen: len(key), lock: m == recordcache.ModeLock})
 	if m != recordcache.ModeLock && len(value) <= base.LargeValueSize {
 		kind := base.KindValue
 		if m == recordcache.ModeDelete || m == recordcache.ModeErase {
@@ -181,10 +181,7 @@ func (st *state) trackLocked(first base.LSN, seg uint64) {
 
 // Track is track for the scavenger, which chills for any transaction.
 func (m *Manager) Track(id base.TxnID, first base.LSN, seg uint64) {
-	m.mu.Lock()
-	st := m.byID[id]
-	m.mu.Unlock()
-	if st != nil {
+	if st := m.find(id); st != nil {
 		st.trackMu.Lock()
 		defer st.trackMu.Unlock()
 		if st.owner.Load() == uint64(id) {

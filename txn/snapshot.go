@@ -31,6 +31,25 @@ func (s *snapshots) now() base.CommitTS { return base.CommitTS(s.clock.Load()) }
 func (s *snapshots) open() *snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.openLocked()
+}
+
+// renew exchanges sn for a snapshot as of the clock; it is sn itself while the
+// clock has not moved. The new one is registered in the step that lets the old
+// one go (S1).
+func (s *snapshots) renew(sn *snapshot) *snapshot {
+	if s.now() == sn.ts {
+		return sn
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.openLocked()
+	s.closeLocked(sn)
+	return next
+}
+
+// openLocked is open. REQUIRES: s.mu is held.
+func (s *snapshots) openLocked() *snapshot {
 	ts := s.now()
 	if s.tail != nil && s.tail.ts == ts {
 		s.tail.n++
@@ -56,6 +75,11 @@ func (s *snapshots) open() *snapshot {
 func (s *snapshots) close(sn *snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closeLocked(sn)
+}
+
+// closeLocked is close. REQUIRES: s.mu is held.
+func (s *snapshots) closeLocked(sn *snapshot) {
 	if sn.n--; sn.n > 0 {
 		return
 	}

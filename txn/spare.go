@@ -57,9 +57,12 @@ func (s *spares) giveState(st *state) {
 	if st.out != nil {
 		st.forgetWrites()
 	}
-	st.tx, st.ctx, st.snap = nil, nil, nil
+	st.tx, st.ctx, st.snap, st.stack = nil, nil, nil, nil
 	st.sp, st.writes = savepoint.Stack{}, 0
 	st.w.Epoch, st.w.Stretch = 0, 0
+	if st.reads.on {
+		st.reads.recycle()
+	}
 	st.sc.Recycle(spareScratch)
 	s.states.Put(st)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
@@ -21,7 +22,9 @@ type Isolation uint8
 const (
 	// Snapshot reads as of one moment; the first updater of a record wins.
 	Snapshot Isolation = iota
-	// ReadCommitted reads what is committed when a statement begins.
+	// ReadCommitted reads what is committed when a statement begins; a write waits
+	// for whoever is changing the record and works on its newest version. A scan or
+	// cursor is one statement, which begins when it is made.
 	ReadCommitted
 	// Serializable behaves as if transactions ran one after another.
 	Serializable
@@ -29,16 +32,7 @@ const (
 
 // String names the level.
 func (i Isolation) String() string {
-	switch i {
-	case Snapshot:
-		return "snapshot"
-	case ReadCommitted:
-		return "read committed"
-	case Serializable:
-		return "serializable"
-	default:
-		return fmt.Sprintf("isolation(%d)", uint8(i))
-	}
+	return base.Name(i, "isolation", "snapshot", "read committed", "serializable")
 }
 
 // Options of a transaction. The zero value is a durable snapshot transaction.
@@ -49,6 +43,11 @@ type Options struct {
 	// transaction, whole, together with all later ones of its kind, as long as it
 	// is younger than the store's SyncInterval.
 	NoSync bool
+	// LockTimeout bounds how long a statement waits for other transactions, in all;
+	// then it fails with ErrLockTimeout, has changed nothing, and the transaction may
+	// go on. 0 is the store's default. Below 0 a statement does not wait at all. Waits
+	// for memory, the log or the disk do not count.
+	LockTimeout time.Duration
 }
 
 // Row is one row of a scan. Its bytes are valid until the next iteration.
@@ -89,7 +88,13 @@ type state struct {
 	ctx      context.Context
 	readOnly bool
 	noSync   bool
-	low      atomic.Bool // the low-memory flag
+	iso      Isolation
+	patience time.Duration // of a statement that waits for others; see waiter.limit
+	begun    base.CommitTS // the clock when it began
+	born     time.Duration // the coarse clock then
+	told     bool          // of its age; guarded by Manager.mu
+	stack    []byte        // of Begin, with DebugTransactions
+	low      atomic.Bool   // the low-memory flag
 
 	prev, next *state // of the open transactions, guarded by Manager.mu
 
@@ -97,8 +102,8 @@ type state struct {
 	out  *versionchain.Outcome // nil before the first write
 	w    recordcache.Writer
 	sc   recordcache.Scratch
-	// owner is the id in Manager.byID, 0 for none. Who found the state there must
-	// look again under spMu or trackMu: it may serve another one by now.
+	// owner is the id of the transaction, 0 before its first write. Who found the
+	// state by it must look again under spMu or trackMu: it may serve another by now.
 	owner atomic.Uint64
 
 	spMu sync.Mutex // guards sp against Stretches
@@ -122,6 +127,7 @@ type state struct {
 	noWait  bool                 // statements return ErrWait instead of waiting for another transaction
 
 	cursors []*Cursor // open
+	reads   readSet   // of a serializable transaction
 
 	// Of the commit record, and of its place in the queue.
 	record  seriallog.Commit
@@ -135,6 +141,7 @@ type ref struct {
 	leaf *recordcache.Leaf
 	key  int // offset in keys
 	klen int
+	lock bool // no data: ModeLock
 }
 
 const (
@@ -156,15 +163,31 @@ func (tx *Tx) alive() error {
 	return tx.ended
 }
 
-// enter begins a method. REQUIRES: tx.mu is held.
+// enter begins a statement. REQUIRES: tx.mu is held.
 func (tx *Tx) enter(t *recordcache.Table) error {
 	if err := tx.alive(); err != nil {
 		return err
 	}
+	tx.renew()
+	return tx.knows(t, tx.w.Snapshot)
+}
+
+// renew lets a statement at ReadCommitted read as of now. What was found out under
+// the snapshot before does not hold any more: Table.Write begins without a proof.
+// REQUIRES: tx.mu is held, the transaction is open.
+func (tx *Tx) renew() {
+	if tx.iso == ReadCommitted {
+		tx.snap = tx.m.snaps.renew(tx.snap)
+		tx.w.Snapshot = tx.snap.ts
+	}
+}
+
+// knows returns nil if the table exists as of ts. REQUIRES: the transaction is open.
+func (tx *Tx) knows(t *recordcache.Table, ts base.CommitTS) error {
 	if t == nil || !t.Of(tx.m.Cache) {
 		return base.ErrTableNotFound
 	}
-	if d := base.CommitTS(t.Dropped.Load()); d != 0 && d <= tx.w.Snapshot {
+	if d := base.CommitTS(t.Dropped.Load()); d != 0 && d <= ts {
 		return base.ErrTableNotFound
 	}
 	return nil
@@ -197,6 +220,9 @@ func (tx *Tx) AppendGet(dst []byte, t *recordcache.Table, key []byte) ([]byte, e
 		return dst, err
 	}
 	val, found, err := t.Get(&tx.w.Reader, &tx.sc, dst, key)
+	if tx.reads.on {
+		tx.readKey(t, key)
+	}
 	if err != nil {
 		return dst, fmt.Errorf("saker: get: %w", err)
 	}
@@ -228,16 +254,18 @@ func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
 	return val, err
 }
 
-// Put inserts the row or replaces its value. ErrConflict if another transaction
-// changed it after this one's snapshot; waits while one that did is undecided.
+// Put inserts the row or replaces its value. It waits while another transaction
+// that changed or locked the row is undecided. ErrConflict if one that did is
+// committed after this one's snapshot, but at ReadCommitted: there the statement
+// goes on with the newest version.
 func (tx *Tx) Put(t *recordcache.Table, key, value []byte) error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
 	return tx.write(t, recordcache.ModePut, key, value)
 }
 
-// Insert adds the row. ErrKeyExists if a visible row has the key; ErrConflict as
-// Put.
+// Insert adds the row. ErrKeyExists if a visible row has the key, at ReadCommitted
+// the newest; ErrConflict as Put.
 func (tx *Tx) Insert(t *recordcache.Table, key, value []byte) error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
@@ -283,6 +311,9 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 // apply writes one record. REQUIRES: tx.mu is held, enterWrite has succeeded.
 func (tx *Tx) apply(t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
 	leaf, err := tx.attempt(t, m, key, value)
+	if tx.state != nil && tx.reads.on {
+		tx.readBy(t, m, key, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -323,49 +354,61 @@ func (tx *Tx) enterWrite(t *recordcache.Table) error {
 	return nil
 }
 
-// attempt repeats the write until it succeeds or fails for good, waiting for
-// memory and for other transactions with nothing held in the cache (M7).
+// attempt does the write; if something is in its way, it insists.
 func (tx *Tx) attempt(t *recordcache.Table, m recordcache.Mode, key, value []byte) (*recordcache.Leaf, error) {
-	for {
-		var leaf *recordcache.Leaf
-		var err error
-		if len(value) > base.LargeValueSize {
-			leaf, err = t.WriteLarge(tx.ctx, &tx.w, m, key, value)
-		} else {
-			leaf, err = t.Write(&tx.w, m, key, value)
-		}
+	leaf, err := tx.once(t, m, key, value)
+	if err != nil {
+		return tx.insist(t, m, key, value, err)
+	}
+	return leaf, nil
+}
+
+// once does the write if nothing is in its way.
+func (tx *Tx) once(t *recordcache.Table, m recordcache.Mode, key, value []byte) (*recordcache.Leaf, error) {
+	if len(value) > base.LargeValueSize {
+		return t.WriteLarge(tx.ctx, &tx.w, m, key, value)
+	}
+	return t.Write(&tx.w, m, key, value)
+}
+
+// insist repeats the write, which gave err, until it succeeds or fails for good,
+// waiting for memory and for other transactions with nothing held in the cache (M7).
+func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte, err error) (leaf *recordcache.Leaf, _ error) {
+	mgr, ctx := tx.m, tx.ctx // of the state, which is gone if the store ends the transaction
+	var s *waiter
+	for err != nil {
 		switch {
-		case err == nil:
-			return leaf, nil
 		case recordcache.IsNoMemory(err):
 			need := max(tx.w.NeedBytes, recordcache.NeedOf(err), 2<<10)
-			mgr, ctx := tx.m, tx.ctx
-			if err := tx.parked(func() error { return mgr.Scav.Wait(ctx, need) }); err != nil {
-				return nil, err
-			}
+			err = tx.parked(func() error { return mgr.Scav.Wait(ctx, need) })
 		case errors.Is(err, recordcache.ErrWait):
 			if tx.noWait {
 				return nil, err
 			}
-			mgr, ctx := tx.m, tx.ctx
-			me, on, epoch := tx.out.ID, tx.w.WaitOn, tx.w.WaitEpoch
-			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, me, on, epoch) })
-			if err != nil {
-				if errors.Is(err, base.ErrDeadlock) {
-					mgr.Counters.Deadlocks.Add(1)
-				}
-				return nil, err
+			if s == nil {
+				// What is written on its newest version no commit of another one fails.
+				firm := tx.iso != ReadCommitted && tx.w.Snapshot != newest
+				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, firm: firm, limit: tx.patience}
 			}
-			if err := tx.m.Failure(); err != nil {
-				return nil, err
+			o := obstacle{tx.w.WaitOn, tx.w.WaitEpoch, tx.w.WaitUndone}
+			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, s, o) })
+			if err == nil {
+				err = mgr.Failure()
 			}
-		default:
-			if errors.Is(err, base.ErrConflict) {
-				tx.m.Counters.Conflicts.Add(1)
-			}
+		case errors.Is(err, base.ErrConflict) && tx.iso == ReadCommitted:
+			mgr.commit.settle() // or the clock might not include that version yet
+			err = nil
+		}
+		if err != nil {
+			mgr.waits.leave(s, nil, 0)
+			mgr.Counters.refused(err)
 			return nil, err
 		}
+		tx.renew()
+		leaf, err = tx.once(t, m, key, value)
 	}
+	mgr.waits.leave(s, tx.out, tx.w.Epoch)
+	return leaf, nil
 }
 
 // parked waits without tx.mu, so that what the transaction keeps can be taken
@@ -478,7 +521,8 @@ func (tx *Tx) undo(mark savepoint.Mark) {
 	if !undone || tx.out.Departures() != mark.Departures {
 		tx.out.SetDead(tx.out.Dead().Add(dead)) // the scavenger may have moved some meanwhile
 	}
-	tx.m.waits.wake(tx.out, true)
+	tx.out.CountUndone()
+	tx.m.waits.wake(tx.out, dead.From)
 }
 
 // truncateRedo drops the redo of dead epochs. If a group was logged since the

@@ -40,6 +40,7 @@ type Outcome struct {
 	// superseded is how often leave rose though nothing departed.
 	superseded atomic.Uint32
 	holds      atomic.Int32
+	undone     atomic.Uint32
 	dead       atomic.Pointer[savepoint.Intervals]
 	// Large says that the transaction passed ChillThreshold.
 	Large atomic.Bool
@@ -47,6 +48,9 @@ type Outcome struct {
 	// reached the log ahead of commit or a frame (S6): from then on a rollback
 	// to a savepoint must record a dead interval.
 	Left atomic.Bool
+	// Keeper is what the transaction keeps while it is open, for the package that
+	// runs it; never empty once anything was stored.
+	Keeper atomic.Value
 }
 
 // NewOutcome returns the outcome of an active transaction.
@@ -140,6 +144,15 @@ func (o *Outcome) Supersede() {
 func (o *Outcome) Departures() base.Leave {
 	return base.Leave(o.leave.Load() - o.superseded.Load())
 }
+
+// Undone returns how often the transaction has rolled back to a savepoint. Who
+// asked under the lock of a leaf, saw a version of it there, and finds the same
+// number later, has missed no rollback: versions that it takes out of pages leave
+// no dead interval.
+func (o *Outcome) Undone() uint32 { return o.undone.Load() }
+
+// CountUndone raises Undone; to be called when the versions are gone or dead.
+func (o *Outcome) CountUndone() { o.undone.Add(1) }
 
 // Dead returns the dead intervals.
 func (o *Outcome) Dead() savepoint.Intervals {

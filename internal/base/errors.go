@@ -85,6 +85,9 @@ var (
 	// ErrDeadlock is returned to the transaction whose wait would close a cycle
 	// of waits (S5). Retryable.
 	ErrDeadlock = errors.New("saker: deadlock")
+	// ErrLockTimeout is returned when a statement would wait for other transactions
+	// longer than its lock timeout. Not retryable: who sets a limit wants to know.
+	ErrLockTimeout = errors.New("saker: lock timeout")
 	// ErrRecordMemory is returned when record memory is full and nothing in it
 	// can be moved (M3). Never retryable as a conflict.
 	ErrRecordMemory = errors.New("saker: record memory exhausted")

@@ -1,0 +1,180 @@
+package txn
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/sakerdb/saker/recordcache"
+)
+
+// A read set against a list of everything that was added to it: nothing is ever
+// forgotten, a set that was not shrunk holds nothing else, and it keeps its limits.
+func TestReadSet(t *testing.T) {
+	for seed := range uint64(60) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		precise := seed%2 == 0
+		tables := make([]*recordcache.Table, 1+rng.IntN(4))
+		for i := range tables {
+			tables[i] = new(recordcache.Table)
+		}
+		rs := &readSet{maxSpans: 8 + rng.IntN(40), maxBytes: 200 + rng.IntN(2000)}
+		if precise {
+			rs.maxSpans, rs.maxBytes = 1<<20, 1<<30
+		}
+		m := &readModel{T: t, rs: rs, rng: rng}
+		for range 400 {
+			m.add(tables[rng.IntN(len(tables))])
+			if rs.full() {
+				rs.shrink()
+				if len(rs.spans) > max(rs.maxSpans/2, len(tables)) || len(rs.keys) > rs.maxBytes/2 {
+					t.Fatalf("seed %d: %d spans, %d bytes after shrinking to %d, %d", seed, len(rs.spans), len(rs.keys), rs.maxSpans/2, rs.maxBytes/2)
+				}
+			}
+			switch rng.IntN(40) {
+			case 0:
+				rs.sort()
+			case 1:
+				rs.repack()
+			}
+		}
+		rs.sort()
+		m.checkOrder()
+		for _, tb := range tables {
+			for range 200 {
+				m.checkKey(tb, m.key(), precise)
+			}
+		}
+		for _, a := range m.added {
+			m.checkKey(a.t, []byte(a.from), precise)
+		}
+		rs.recycle()
+		if rs.on || len(rs.spans) != 0 || len(rs.tables) != 0 || rs.covers(tables[0], []byte("a")) != nil {
+			t.Fatal("recycled, and not empty")
+		}
+	}
+}
+
+type added struct {
+	t        *recordcache.Table
+	from, to string
+	open     bool
+}
+
+type readModel struct {
+	*testing.T
+	rs    *readSet
+	rng   *rand.Rand
+	added []added
+}
+
+func (m *readModel) key() []byte {
+	switch m.rng.IntN(10) {
+	case 0:
+		return nil
+	case 1:
+		return []byte(strings.Repeat("k", 1+m.rng.IntN(60)))
+	case 2:
+		return []byte{byte(m.rng.IntN(256)), 0}
+	default:
+		return fmt.Appendf(nil, "k%02d", m.rng.IntN(60))
+	}
+}
+
+// add adds a key or a range, as reads and cursors do.
+func (m *readModel) add(t *recordcache.Table) {
+	from, to := m.key(), m.key()
+	if bytes.Compare(from, to) > 0 {
+		from, to = to, from
+	}
+	if to == nil {
+		to = []byte{} // nil is the end of the table
+	}
+	switch m.rng.IntN(4) {
+	case 0:
+		m.rs.addKey(t, to)
+		m.added = append(m.added, added{t: t, from: string(to), to: string(to) + "\x00"})
+	case 1:
+		m.rs.addRange(t, from, to, true)
+		m.added = append(m.added, added{t: t, from: string(from), to: string(to) + "\x00"})
+	case 2:
+		m.rs.addRange(t, from, to, false)
+		m.added = append(m.added, added{t: t, from: string(from), to: string(to)})
+	default:
+		if m.rng.IntN(20) == 0 {
+			m.rs.addRange(t, from, nil, false)
+			m.added = append(m.added, added{t: t, from: string(from), open: true})
+		}
+	}
+}
+
+func (m *readModel) checkKey(t *recordcache.Table, key []byte, precise bool) {
+	m.Helper()
+	want := false
+	for _, a := range m.added {
+		want = want || (a.t == t && string(key) >= a.from && (a.open || string(key) < a.to))
+	}
+	s := m.rs.covers(t, key)
+	switch {
+	case want && s == nil:
+		m.Fatalf("%q was read and is forgotten", key)
+	case !want && s != nil && precise:
+		m.Fatalf("%q was not read", key)
+	case !want && s != nil && !s.coarse:
+		m.Fatalf("%q was not read, and the span is not called coarse", key)
+	}
+}
+
+// checkOrder checks that spans are in order and apart from each other.
+func (m *readModel) checkOrder() {
+	for i := 1; i < len(m.rs.spans); i++ {
+		p, s := m.rs.spans[i-1], m.rs.spans[i]
+		if p.table > s.table || (p.table == s.table && (p.to == open || bytes.Compare(m.rs.get(p.to), m.rs.get(s.from)) >= 0)) {
+			m.Fatalf("spans %d and %d are out of order", i-1, i)
+		}
+	}
+}
+
+// Of random keys those become one span that lie nearest to each other.
+func TestReadSetJoinsNeighbours(t *testing.T) {
+	rs := &readSet{maxSpans: 8, maxBytes: 1 << 20}
+	tb := new(recordcache.Table)
+	for _, k := range []string{"a10", "a11", "a12", "p10", "p11", "p12", "z1", "z2"} {
+		rs.addKey(tb, []byte(k))
+	}
+	rs.shrink()
+	for _, k := range []string{"a105", "p115"} {
+		if s := rs.covers(tb, []byte(k)); s == nil || !s.coarse {
+			t.Errorf("%q lies between neighbours and is not in a coarse span", k)
+		}
+	}
+	for _, k := range []string{"b", "o", "q", "y"} {
+		if rs.covers(tb, []byte(k)) != nil {
+			t.Errorf("%q lies far from what was read", k)
+		}
+	}
+}
+
+// A scan whose transaction writes after each row leaves one span, in either direction.
+func TestReadSetOfSteps(t *testing.T) {
+	for _, reverse := range []bool{false, true} {
+		rs := &readSet{maxSpans: 64, maxBytes: 4 << 10}
+		tb := new(recordcache.Table)
+		for i := range 5000 {
+			from, to := fmt.Appendf(nil, "%06d\x00", i), fmt.Appendf(nil, "%06d", i+1)
+			if reverse {
+				rs.addRange(tb, fmt.Appendf(nil, "%06d", 6000-i), fmt.Appendf(nil, "%06d", 6001-i), false)
+			} else {
+				rs.addRange(tb, from, to, true)
+			}
+			if rs.full() {
+				rs.shrink()
+			}
+		}
+		if rs.sort(); len(rs.spans) != 1 || rs.spans[0].coarse {
+			t.Fatalf("reverse %v: %d spans, coarse %v", reverse, len(rs.spans), rs.spans[0].coarse)
+		}
+	}
+}
