@@ -225,3 +225,115 @@ func TestIndexUniqueWaitEnds(t *testing.T) {
 	commit(t, b)
 	mustClose(t, db)
 }
+
+// At ReadCommitted a statement waits for who changes the row, and works on what that
+// one leaves: the entries that it takes away are those of the newest version.
+func TestIndexReadCommitted(t *testing.T) {
+	for name, c := range map[string]struct {
+		first, then func(tx *Tx, tb *Table) error
+		want        string
+	}{
+		"put": {
+			func(tx *Tx, tb *Table) error { return tx.Put(tb, []byte("1"), []byte("b")) },
+			func(tx *Tx, tb *Table) error { return tx.Put(tb, []byte("1"), []byte("c")) },
+			"c:1",
+		},
+		"insert after delete": {
+			func(tx *Tx, tb *Table) error { return tx.Delete(tb, []byte("1")) },
+			func(tx *Tx, tb *Table) error { return tx.Insert(tb, []byte("1"), []byte("c")) },
+			"c:1",
+		},
+		"delete": {
+			func(tx *Tx, tb *Table) error { return tx.Update(tb, []byte("1"), []byte("b")) },
+			func(tx *Tx, tb *Table) error { return tx.Delete(tb, []byte("1")) },
+			"",
+		},
+		"update after insert": {
+			func(tx *Tx, tb *Table) error { return tx.Put(tb, []byte("2"), []byte("b")) },
+			func(tx *Tx, tb *Table) error { return tx.Update(tb, []byte("2"), []byte("c")) },
+			"a:1 c:2",
+		},
+		"taken key that is given back": {
+			func(tx *Tx, tb *Table) error { return tx.Delete(tb, []byte("1")) },
+			func(tx *Tx, tb *Table) error { return tx.Put(tb, []byte("3"), []byte("a")) },
+			"a:3",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, unique := range []bool{false, true} {
+				db := mustOpen(t, memOptions())
+				tb := mustTable(t, db, "t")
+				ix := mustIndex(t, db, tb, "words", unique)
+				inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "1", "a") })
+				a, b := mustBegin(t, db, TxOptions{}), mustBegin(t, db, TxOptions{Isolation: ReadCommitted})
+				check(t, c.first(a, tb))
+				want := c.want
+				if name == "taken key that is given back" && !unique {
+					check(t, c.then(b, tb)) // nobody is in its way
+					commit(t, a)
+				} else {
+					done := waiting(t, db, func() error { return c.then(b, tb) })
+					commit(t, a)
+					check(t, <-done)
+				}
+				sameIndex(t, b, ix)
+				commit(t, b)
+				wantShow(t, db, ix, want)
+				mustClose(t, db)
+			}
+		})
+	}
+}
+
+// A statement that does not wait, or not for long, leaves rows and entries as they
+// were.
+func TestIndexLockTimeout(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb := mustTable(t, db, "t")
+	ix := mustIndex(t, db, tb, "unique", true)
+	other := mustIndex(t, db, tb, "words", false)
+	a, b := mustBegin(t, db, TxOptions{}), mustBegin(t, db, TxOptions{LockTimeout: -1})
+	put(t, a, tb, "1", "x")
+	put(t, b, tb, "2", "y")
+	wantErr(t, "taken", b.Put(tb, []byte("2"), []byte("u v x")), ErrLockTimeout)
+	wantErr(t, "locked", b.Put(tb, []byte("1"), []byte("w")), ErrLockTimeout)
+	sameIndex(t, b, ix)
+	sameIndex(t, b, other)
+	put(t, a, tb, "3", "w")
+	commit(t, a)
+	commit(t, b)
+	wantShow(t, db, ix, "w:3 x:1 y:2")
+	wantShow(t, db, other, "w:3 x:1 y:2")
+	mustClose(t, db)
+}
+
+// A serializable transaction that has read a range of an index, or a row through it,
+// cannot commit when somebody has changed what it read.
+func TestIndexSerializable(t *testing.T) {
+	for name, change := range map[string]func(t *testing.T, tx *Tx, tb *Table){
+		"entry in the range":     func(t *testing.T, tx *Tx, tb *Table) { t.Helper(); put(t, tx, tb, "9", "b") },
+		"entry out of the range": func(t *testing.T, tx *Tx, tb *Table) { t.Helper(); put(t, tx, tb, "9", "z") },
+		"row, not its entry":     func(t *testing.T, tx *Tx, tb *Table) { t.Helper(); put(t, tx, tb, "1", "a a") },
+		"row leaves the range":   func(t *testing.T, tx *Tx, tb *Table) { t.Helper(); put(t, tx, tb, "1", "z") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := mustOpen(t, memOptions())
+			tb := mustTable(t, db, "t")
+			ix := mustIndex(t, db, tb, "words", false)
+			inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "1", "a") })
+			tx := mustBegin(t, db, TxOptions{Isolation: Serializable})
+			for _, err := range tx.ScanIndex(ix, Range{From: []byte("a"), To: []byte("c")}) {
+				check(t, err)
+			}
+			put(t, tx, tb, "5", "y")
+			inUpdate(t, db, func(tx *Tx) { change(t, tx, tb) })
+			err := tx.Commit()
+			if name == "entry out of the range" {
+				check(t, err)
+			} else {
+				wantErr(t, "commit", err, ErrConflict)
+			}
+			mustClose(t, db)
+		})
+	}
+}
