@@ -171,7 +171,7 @@ func (db *DB) start() error {
 	db.syncer.start(db, tick.C, tick.Stop, nil)
 	watch := time.NewTicker(watchEvery(db.o.TxAgeLimit))
 	db.watch.start(db, watch.C, watch.Stop, nil)
-	return nil
+	return db.openIndexes()
 }
 
 // holders says who holds record memory (M3).
@@ -371,7 +371,9 @@ func (db *DB) Tables() []string {
 	defer db.mu.RUnlock()
 	names := make([]string, 0, len(db.tables))
 	for n := range db.tables {
-		names = append(names, n)
+		if !isEntries(n) {
+			names = append(names, n)
+		}
 	}
 	sort.Strings(names)
 	return names
@@ -385,7 +387,7 @@ func (db *DB) Table(name string) (*Table, error) {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	t := db.tables[name]
-	if t == nil {
+	if t == nil || isEntries(name) {
 		return nil, fmt.Errorf("%w: %q", ErrTableNotFound, name)
 	}
 	return t, nil

@@ -4,6 +4,7 @@
 //	Options ─► Open ─► FORMAT, LOCK ─► log, tablespace, cache ─► recovery ─► DB
 //	                                                                          │
 //	  Begin, View, Update ──► Tx (package txn)       CreateTable, DropTable ◄─┤
+//	                                                 CreateIndex, DropIndex ◄─┤
 //	  Checkpoint ─► position ─► leaves ─► edit ─► flush ─► log reused       ◄─┤
 //	  Backup ─► map ─► log up to E ─► runs ─► FORMAT                        ◄─┤
 //	  Metrics, Verify, Events, Sync, Close                                  ◄─┘
@@ -28,6 +29,8 @@
 //   - L11: files are collected after replay, and only those that nothing lists.
 //   - DropTable excludes the table's writers before its record is written; its
 //     data goes when no snapshot is older.
+//   - An index is known to writers from before it is built until after its drop is
+//     durable; one that was not finished, or has lost its table, is dropped by Open.
 //   - A backup takes the parts in the order in which they rely on each other, each
 //     newer than the one before, and is openable only when all of it is durable.
 //   - M1: Options.Memory is split once, at Open; Metrics reports the split.

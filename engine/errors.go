@@ -22,8 +22,24 @@ var (
 	// ErrTableNotFound is returned for a name without table, and for a handle
 	// that is nil, of a dropped table or of another store.
 	ErrTableNotFound = base.ErrTableNotFound
-	// ErrInvalidName is returned for a table name that is empty or too long.
+	// ErrInvalidName is returned for the name of a table or an index that is empty
+	// or too long, or begins with "\x00index/".
 	ErrInvalidName = base.ErrInvalidName
+
+	// ErrIndexExists is returned by CreateIndex for an index that has its function
+	// already, is being built, or differs in unique.
+	ErrIndexExists = base.ErrIndexExists
+	// ErrIndexNotFound is returned for a name without index, and for a handle that
+	// is nil, of a dropped index or of another store.
+	ErrIndexNotFound = base.ErrIndexNotFound
+	// ErrIndexNotReady is returned for an index that is being built, and for reads as
+	// of a snapshot that is older than the index.
+	ErrIndexNotReady = base.ErrIndexNotReady
+	// ErrIndexDetached is returned by writes to a table with an index to which
+	// CreateIndex has not given its function since Open.
+	ErrIndexDetached = base.ErrIndexDetached
+	// ErrIndexFunc is returned when the function of an index is nil or panics.
+	ErrIndexFunc = base.ErrIndexFunc
 
 	// ErrTxDone is returned by the methods of an ended transaction.
 	ErrTxDone = base.ErrTxDone

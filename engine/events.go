@@ -21,6 +21,8 @@ type EventListener struct {
 	Recovering func(RecoveryProgress)
 	// Recovered: Open has replayed the log.
 	Recovered func(RecoveryInfo)
+	// Indexing: CreateIndex has put the entries of some more rows.
+	Indexing func(IndexProgress)
 	// LongTransaction: a transaction is open longer than Options.TxAgeLimit; told once
 	// for each.
 	LongTransaction func(LongTransactionInfo)
@@ -35,6 +37,12 @@ type LongTransactionInfo = txn.LongTransaction
 type CheckpointInfo struct {
 	Duration time.Duration
 	Err      error
+}
+
+// IndexProgress says how far CreateIndex has come.
+type IndexProgress struct {
+	Table, Index  string
+	Rows, Entries uint64
 }
 
 // RecoveryInfo describes what Open had to do.
@@ -63,6 +71,12 @@ func (db *DB) recovered(i RecoveryInfo) {
 	}
 	if e := db.o.Events; e != nil && e.Recovered != nil {
 		e.Recovered(i)
+	}
+}
+
+func (db *DB) indexing(p IndexProgress) {
+	if e := db.o.Events; e != nil && e.Indexing != nil {
+		e.Indexing(p)
 	}
 }
 

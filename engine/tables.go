@@ -46,8 +46,8 @@ func (db *DB) change(ctx context.Context, fn func(context.Context) error) error 
 
 // createTable is CreateTable. REQUIRES: db.ddl is held.
 func (db *DB) createTable(name string) (*Table, error) {
-	if name == "" || len(name) > maxTableName {
-		return nil, fmt.Errorf("%w: %d bytes", ErrInvalidName, len(name))
+	if name == "" || len(name) > maxTableName || isEntries(name) {
+		return nil, fmt.Errorf("%w: %d bytes, %.20q", ErrInvalidName, len(name), name)
 	}
 	db.mu.RLock()
 	_, exists := db.tables[name]
@@ -55,6 +55,11 @@ func (db *DB) createTable(name string) (*Table, error) {
 	if exists {
 		return nil, fmt.Errorf("%w: %q", ErrTableExists, name)
 	}
+	return db.addNew(name)
+}
+
+// addNew makes a table of that name, which no other has. REQUIRES: db.ddl is held.
+func (db *DB) addNew(name string) (*Table, error) {
 	id := db.nextTable + 1
 	d := &seriallog.DDL{Op: seriallog.OpCreateTable, Table: id, Name: name}
 	t := db.cache.AddTable(id, name)
@@ -70,9 +75,10 @@ func (db *DB) createTable(name string) (*Table, error) {
 	return t, nil
 }
 
-// DropTable drops a table with all its rows. It waits for the transactions that
+// DropTable drops a table with all its rows and indexes. It waits for the transactions that
 // have written the table; later writers, and handles used by transactions that
 // begin after it, get ErrTableNotFound. Older snapshots still read it.
+// ErrIndexNotReady while an index of it is being built.
 func (db *DB) DropTable(ctx context.Context, name string) error {
 	err := db.change(ctx, func(ctx context.Context) error { return db.dropTable(ctx, name) })
 	if err != nil {
@@ -87,6 +93,12 @@ func (db *DB) dropTable(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	indexes := indexesOf(t)
+	for _, ix := range indexes {
+		if ix.Ready() == 0 {
+			return fmt.Errorf("%w: %q", ErrIndexNotReady, ix.Name())
+		}
+	}
 	// From here on no transaction begins to write it; those that have, end.
 	t.Dropped.Store(uint64(base.MaxTS))
 	for t.Writers.Load() > 0 {
@@ -97,10 +109,24 @@ func (db *DB) dropTable(ctx context.Context, name string) error {
 		case <-time.After(time.Millisecond):
 		}
 	}
-	d := &seriallog.DDL{Op: seriallog.OpDropTable, Table: t.ID, Name: name}
-	err = db.m.DDL(d, func(e txnEdit) {
+	if err := db.commitDrop(t); err != nil {
+		return err
+	}
+	// A crash between the two leaves indexes without table: openIndexes drops them.
+	for _, ix := range indexes {
+		if err := db.dropIndex(ix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commitDrop drops a table durably. REQUIRES: db.ddl is held.
+func (db *DB) commitDrop(t *Table) error {
+	d := &seriallog.DDL{Op: seriallog.OpDropTable, Table: t.ID, Name: t.Name}
+	err := db.m.DDL(d, func(e txnEdit) {
 		e.DeleteTable(t.ID)
-		e.SetMeta(dropName(t.ID), []byte(name))
+		e.SetMeta(dropName(t.ID), []byte(t.Name))
 	}, func() { t.Dropped.Store(uint64(db.m.Clock()) + 1) })
 	if err != nil {
 		return err
@@ -108,7 +134,7 @@ func (db *DB) dropTable(ctx context.Context, name string) error {
 	t.Dropped.Store(uint64(d.TS))
 	t.DropEnd, _ = db.m.Published() // not the end of the log: no commit may ever pass that
 	db.mu.Lock()
-	delete(db.tables, name)
+	delete(db.tables, t.Name)
 	db.mu.Unlock()
 	db.drops = append(db.drops, t)
 	db.ckpt.poke()
@@ -151,11 +177,11 @@ func (db *DB) droppable() bool {
 	return slices.ContainsFunc(db.drops, func(t *Table) bool { return removable(t, oldest, pos) })
 }
 
-// removable reports whether nobody reads the dropped table, and whether the drop
-// is below the checkpoint position: recovery must not meet the record of a drop
-// whose mark is gone.
+// removable reports whether nobody reads the dropped table, or writes it as one may
+// the entries of an index, and whether the drop is below the checkpoint position:
+// recovery must not meet the record of a drop whose mark is gone.
 func removable(t *Table, oldest base.CommitTS, pos base.LSN) bool {
-	return base.CommitTS(t.Dropped.Load()) <= oldest && t.DropEnd <= pos
+	return base.CommitTS(t.Dropped.Load()) <= oldest && t.Writers.Load() == 0 && t.DropEnd <= pos
 }
 
 // removeDropped removes the data of dropped tables that no snapshot reads, and

@@ -21,6 +21,15 @@ type (
 	Range = txn.Range
 	// Cursor walks a range in both directions.
 	Cursor = txn.Cursor
+	// Index is a handle of a secondary index. It stays valid until the index or its
+	// table is dropped or the store closed, and may be used by any number of
+	// transactions at once.
+	Index = recordcache.Index
+	// IndexRow is a row of a scan over an index; its bytes are valid until the next
+	// iteration.
+	IndexRow = txn.IndexRow
+	// IndexCursor walks a range of an index in both directions.
+	IndexCursor = txn.IndexCursor
 	// Savepoint names a point of a transaction.
 	Savepoint = txn.Savepoint
 )

@@ -20,6 +20,8 @@ import (
 //     lost and left-over files (tablespace.Space.Check)
 //   - what is in memory, leaf by leaf, and that it agrees with the map
 //     (recordcache.Cache.Check); temp tables of live transactions
+//   - indexes: that every entry has its row and every row its entries. What only
+//     the function of an index knows is checked if it has been given (CreateIndex)
 //   - the accounts of record memory, exactly, if no transaction is open and no
 //     worker is at work
 //
@@ -56,7 +58,29 @@ func (db *DB) verify(ctx context.Context, report func(error)) error {
 		return err
 	}
 	db.temps.Check(db.reg, report)
+	if err := db.verifyIndexes(ctx, report); err != nil {
+		return err
+	}
 	db.verifyAccounts(report)
+	return nil
+}
+
+// verifyIndexes compares the indexes with their tables.
+func (db *DB) verifyIndexes(ctx context.Context, report func(error)) error {
+	for _, name := range db.Tables() {
+		t, err := db.Table(name)
+		if err != nil {
+			continue // dropped meanwhile
+		}
+		for _, ix := range indexesOf(t) {
+			if ix.Ready() == 0 {
+				continue // is being built
+			}
+			if err := db.m.CheckIndex(ctx, ix, report); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

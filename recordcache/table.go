@@ -86,6 +86,10 @@ type Table struct {
 	DropEnd base.LSN
 	// Writers counts live transactions that wrote the table.
 	Writers atomic.Int64
+
+	// Indexes are the table's secondary indexes, nil for none. The slice is never
+	// changed, only replaced.
+	Indexes atomic.Pointer[[]*Index]
 }
 
 func newTable(c *Cache, id base.TableID, name string) *Table {

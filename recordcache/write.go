@@ -25,6 +25,8 @@ const (
 	ModeDelete
 	// ModeLock locks the record, present or absent, and leaves its value.
 	ModeLock
+	// ModeErase leaves a tombstone, of a record present or absent.
+	ModeErase
 )
 
 // Writer is the part of a transaction that the cache writes for. It belongs to
@@ -42,6 +44,10 @@ type Writer struct {
 
 	// LastLeave is the leave number of the version that the last write made.
 	LastLeave base.Leave
+
+	// Covered is set by a write whose version went above one of the same
+	// transaction, from before the current stretch.
+	Covered bool
 
 	// NeedBytes is, after errNoMemory, the block that could not be had.
 	NeedBytes int
@@ -194,7 +200,7 @@ func (l *Leaf) judge(w *Writer, m Mode, key []byte) (i int, exact bool, act acti
 			if w.proof.list.same(l.list) {
 				verdict = w.proof.recheck(w)
 			} else if l.sole != w.Self && l.list.mustRead(w, key) { // own frames never conflict
-				return i, exact, action{todo: doAsk, value: m != ModePut}
+				return i, exact, action{todo: doAsk, value: m != ModePut && m != ModeErase}
 			}
 		}
 	}
@@ -206,7 +212,7 @@ func (l *Leaf) judge(w *Writer, m Mode, key []byte) (i int, exact bool, act acti
 		return i, exact, action{todo: doFail, err: ErrWait}
 	default:
 	}
-	if m == ModePut || m == ModeLock {
+	if m == ModePut || m == ModeLock || m == ModeErase {
 		return i, exact, action{}
 	}
 	exists, known, err := l.exists(w, i, exact)
@@ -418,7 +424,7 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 	}
 	w.LastLeave = v.Leave
 	switch m {
-	case ModeDelete:
+	case ModeDelete, ModeErase:
 		v.Flags |= uint8(base.KindTombstone)
 	case ModeLock:
 		v.Flags |= uint8(base.KindLock)
@@ -450,6 +456,7 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 		if !l.page.Push(i, value, &v) {
 			return false
 		}
+		w.Covered = own
 		l.live++
 		return true
 	}
@@ -533,6 +540,7 @@ func (l *Leaf) restore(w *Writer, i int, key, value []byte, v *versionchain.Ver)
 	if !l.page.Insert(i, key, p.value, int(l.prefix), &c) || !l.page.Push(i, value, v) {
 		return false, true
 	}
+	w.Covered = own
 	l.live++
 	l.table.cache.Stats.RestoredChains.Add(1)
 	return true, true

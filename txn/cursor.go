@@ -65,11 +65,17 @@ type Cursor struct {
 
 	snap   *snapshot           // at ReadCommitted, until it or the transaction ends
 	reader versionchain.Reader // at ReadCommitted: as of snap
+
+	entry *entryRow // of a cursor over the entries of an index
 }
 
 // Cursor returns a cursor over r, not yet positioned. Close it.
 func (tx *Tx) Cursor(t *recordcache.Table, r Range) *Cursor {
-	c := &Cursor{tx: tx, t: t, from: bytes.Clone(r.From), to: bytes.Clone(r.To)}
+	return tx.open(&Cursor{tx: tx, t: t, from: bytes.Clone(r.From), to: bytes.Clone(r.To)})
+}
+
+// open enters a new cursor into its transaction's list.
+func (tx *Tx) open(c *Cursor) *Cursor {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
 	if tx.alive() == nil {
@@ -142,6 +148,9 @@ func (c *Cursor) usable() bool {
 	if err != nil {
 		c.err = err
 	}
+	if c.entry != nil && c.err == nil {
+		c.err = c.tx.mayRead(c.entry.ix, c.eyes().Snapshot)
+	}
 	return c.err == nil
 }
 
@@ -169,6 +178,9 @@ func (c *Cursor) step() bool {
 	c.ended = !c.valid
 	if !c.valid {
 		c.err = c.it.Err()
+	} else if c.entry != nil {
+		c.err = c.tx.readEntry(c.entry, c.eyes(), c.it.Key(), c.it.Value())
+		c.valid = c.err == nil
 	}
 	return c.valid
 }

@@ -14,7 +14,9 @@
 //	Rollback    outcome aborted ─► sweeper: leaves, map entries, runs
 //
 // commit.go tells the order of commits, finish.go the steps, wait.go the waits,
-// serializable.go what a serializable commit looks at and why that is enough.
+// serializable.go what a serializable commit looks at and why that is enough,
+// index.go how entries of secondary indexes are kept in step with rows,
+// index_build.go how an index is built beside writers.
 //
 // Invariants
 //
@@ -43,6 +45,13 @@
 //   - M5: a large transaction has no list, no redo and no locks of its own; what
 //     remains is per run, per log segment, per table, per savepoint. A read set has
 //     limits and becomes coarser at them.
+//   - I1: from its ready timestamp on an index has at every snapshot exactly the
+//     entries of the rows.
+//   - I2: a statement changes a row and its entries, or nothing.
+//   - I3: only who has a row's lock changes its entries, but for the builder, who adds
+//     some and gives way. Entries are written on their newest version; keys of
+//     unique indexes are put as rows are inserted (S3).
+//   - I4: who takes an entry away leaves a tombstone, whether it was there or not.
 //   - M1: a small transaction's buffers are charged; without room it turns large.
 //   - A Tx is used once. The state behind it serves later transactions, from when no
 //     register names it and no queue holds it: see spare.go.

@@ -18,7 +18,7 @@ func (tx *Tx) note(t *recordcache.Table, leaf *recordcache.Leaf, m recordcache.M
 	tx.refs = append(tx.refs, ref{t: t, leaf: leaf, key: at, klen: len(key), lock: m == recordcache.ModeLock})
 	if m != recordcache.ModeLock && len(value) <= base.LargeValueSize {
 		kind := base.KindValue
-		if m == recordcache.ModeDelete {
+		if m == recordcache.ModeDelete || m == recordcache.ModeErase {
 			kind = base.KindTombstone
 		}
 		tx.redo = seriallog.AppendRow(tx.redo, &seriallog.Row{

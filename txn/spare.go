@@ -85,7 +85,10 @@ func (st *state) forgetWrites() {
 	st.redo = spare(st.redo, spareBytes)
 	clear(st.tables)
 	st.tables = spare(st.tables, spareRefs)
-	st.bytes, st.relief = 0, 0
+	if st.upkeep != nil {
+		st.upkeep.forget()
+	}
+	st.bytes, st.relief, st.noWait = 0, 0, false
 	st.record, st.pending = seriallog.Commit{}, pending{}
 }
 

@@ -120,10 +120,12 @@ type state struct {
 	written base.Epoch // every live write was in an epoch below
 	relief  uint       // writes since the transaction last looked for memory
 
-	trackMu sync.Mutex // guards segs and first; the scavenger chills too
+	trackMu sync.Mutex // guards segs and first, since the scavenger chills too, and changes of tables
 	segs    []uint64
 	first   base.LSN
 	tables  []*recordcache.Table // written, each once
+	upkeep  *upkeep              // of indexes; nil before the first write of an indexed table
+	noWait  bool                 // statements return ErrWait instead of waiting for another transaction
 
 	cursors []*Cursor // open
 	reads   readSet   // of a serializable transaction
@@ -320,6 +322,14 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 			return err
 		}
 	}
+	if set := t.Indexes.Load(); set != nil && m != recordcache.ModeLock {
+		return tx.writeIndexed(*set, t, m, key, value)
+	}
+	return tx.apply(t, m, key, value)
+}
+
+// apply writes one record. REQUIRES: tx.mu is held, enterWrite has succeeded.
+func (tx *Tx) apply(t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
 	leaf, err := tx.attempt(t, m, key, value)
 	if tx.state != nil && tx.reads.on {
 		tx.readBy(t, m, key, err)
@@ -359,7 +369,9 @@ func (tx *Tx) enterWrite(t *recordcache.Table) error {
 		t.Writers.Add(-1)
 		return base.ErrTableNotFound
 	}
+	tx.trackMu.Lock()
 	tx.tables = append(tx.tables, t)
+	tx.trackMu.Unlock()
 	return nil
 }
 
@@ -391,6 +403,9 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 			need := max(tx.w.NeedBytes, recordcache.NeedOf(err), 2<<10)
 			err = tx.parked(func() error { return mgr.Scav.Wait(ctx, need) })
 		case errors.Is(err, recordcache.ErrWait):
+			if tx.noWait {
+				return nil, err
+			}
 			if s == nil {
 				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.patience}
 				if tx.iso == ReadCommitted {
@@ -450,6 +465,15 @@ func (tx *Tx) Savepoint() (Savepoint, error) {
 	if err := tx.alive(); err != nil {
 		return Savepoint{}, err
 	}
+	mark, err := tx.push()
+	if err != nil {
+		return Savepoint{}, err
+	}
+	return Savepoint{tx: tx, start: mark.Start}, nil
+}
+
+// push begins a savepoint. REQUIRES: tx.mu is held.
+func (tx *Tx) push() (savepoint.Mark, error) {
 	mark := savepoint.Mark{Refs: len(tx.refs), Written: tx.written}
 	if tx.out != nil {
 		mark.Departures = tx.out.Departures()
@@ -458,10 +482,11 @@ func (tx *Tx) Savepoint() (Savepoint, error) {
 	defer tx.spMu.Unlock()
 	start, ok := tx.sp.Push(mark)
 	if !ok {
-		return Savepoint{}, errEpochs
+		return mark, errEpochs
 	}
+	mark.Start = start
 	tx.setStretch()
-	return Savepoint{tx: tx, start: start}, nil
+	return mark, nil
 }
 
 func (tx *Tx) setStretch() { tx.w.Epoch, tx.w.Stretch = tx.sp.Now(), tx.sp.Stretch() }
@@ -481,13 +506,20 @@ func (tx *Tx) RollbackTo(sp Savepoint) error {
 	if tx.sp.Full() {
 		return errEpochs
 	}
+	tx.undo(mark)
+	return nil
+}
+
+// undo undoes everything since the savepoint of mark, which stays. REQUIRES: tx.mu
+// is held, the epochs are not used up.
+func (tx *Tx) undo(mark savepoint.Mark) {
 	tx.spMu.Lock()
-	dead := tx.sp.RollbackTo(sp.start)
+	dead := tx.sp.RollbackTo(mark.Start)
 	tx.spMu.Unlock()
 	tx.setStretch()
 	tx.writes++
 	if tx.out == nil {
-		return nil
+		return
 	}
 	if tx.written > dead.From {
 		tx.kill(mark, dead)
@@ -495,7 +527,6 @@ func (tx *Tx) RollbackTo(sp Savepoint) error {
 	tx.written = min(tx.written, mark.Written)
 	tx.out.CountUndone()
 	tx.m.waits.wake(tx.out, dead.From)
-	return nil
 }
 
 // kill makes what was written in the dead epochs, since mark, garbage.
@@ -553,9 +584,14 @@ func (tx *Tx) Release(sp Savepoint) error {
 	if _, ok := tx.sp.Find(sp.start); sp.tx != tx || !ok {
 		return base.ErrSavepointNotFound
 	}
+	tx.pop(sp.start)
+	return nil
+}
+
+// pop releases the savepoint that began with start. REQUIRES: tx.mu is held.
+func (tx *Tx) pop(start base.Epoch) {
 	tx.spMu.Lock()
-	tx.sp.Release(sp.start)
+	tx.sp.Release(start)
 	tx.spMu.Unlock()
 	tx.setStretch()
-	return nil
 }

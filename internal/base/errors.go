@@ -30,8 +30,27 @@ var (
 	// ErrTableNotFound is returned when no table has that name, or the handle
 	// is of a dropped table or of another store.
 	ErrTableNotFound = errors.New("saker: table not found")
-	// ErrInvalidName is returned when a table name is empty or too long.
-	ErrInvalidName = errors.New("saker: invalid table name")
+	// ErrInvalidName is returned when the name of a table or an index is empty or
+	// too long, or begins as names of the store's own do.
+	ErrInvalidName = errors.New("saker: invalid name")
+)
+
+// Errors of secondary indexes.
+var (
+	// ErrIndexExists is returned by CreateIndex when the table has an index of that
+	// name that is not just waiting for its function, or differs in unique.
+	ErrIndexExists = errors.New("saker: index exists")
+	// ErrIndexNotFound is returned when no index has that name, or the handle is of
+	// a dropped index or of another store.
+	ErrIndexNotFound = errors.New("saker: index not found")
+	// ErrIndexNotReady is returned when an index is being built, or became ready
+	// after the snapshot of the transaction that wants to read it.
+	ErrIndexNotReady = errors.New("saker: index is not ready")
+	// ErrIndexDetached is returned by a write to a table with an index whose
+	// function nobody has given since the store was opened (CreateIndex).
+	ErrIndexDetached = errors.New("saker: index has no function yet")
+	// ErrIndexFunc is returned when the function of an index is nil or panicked.
+	ErrIndexFunc = errors.New("saker: index function failed")
 )
 
 // Misuse of a transaction.
