@@ -35,7 +35,7 @@ func BenchmarkSerializable(b *testing.B) {
 	}
 }
 
-func readModifyWrite(b *testing.B, db *DB, tb *Table, level Isolation, two bool, rows uint64, rng *rand.Rand) {
+func readModifyWrite(b *testing.B, db *DB, tb *Table, level Isolation, two bool, rows uint64, rng *rand.Rand) { //nolint:thelper // as fatal
 	var key [8]byte
 	var buf [128]byte
 	for {
