@@ -218,6 +218,17 @@ func TestSerializableDropWaits(t *testing.T) {
 	})
 }
 
+// A drop that waits for nobody, as that of an index: once it is published others do
+// not write the table any more, and what was read in it cannot be validated, not even
+// by a transaction that has written it.
+func TestSerializableDropThatDoesNotWait(t *testing.T) {
+	eachTold(t, func(s *told, _ bool) {
+		err := s.commit(func() { s.tb.Dropped.Store(uint64(s.db.m.Clock())) })
+		s.tb.Dropped.Store(0)
+		wantErr(s, "commit", err, ErrConflict)
+	})
+}
+
 // What was read changes while it is being looked at: a frame is read that cannot know
 // it. Registered since before the look, the reader is told.
 func TestSerializableChangeWhileLooking(t *testing.T) {
