@@ -507,7 +507,11 @@ func (l *Leaf) addLarge(w *Writer, i int, exact bool, key []byte) bool {
 		return true
 	}
 	head := l.page.Version(l.page.Newest(i))
-	if head.Undecided() && head.Txn() == w.Self.ID && head.Epoch >= w.Stretch && !head.Pinned() {
+	own := head.Undecided() && head.Txn() == w.Self.ID
+	if own {
+		l.dropMerged(w, i, &head)
+	}
+	if own && head.Epoch >= w.Stretch && !head.Pinned() {
 		return l.page.Replace(i, nil, &v)
 	}
 	if !l.page.Push(i, nil, &v) {

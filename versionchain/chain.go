@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/internal/seeded"
 )
 
 // Registry finds the outcome of a transaction by the TxnID in a version. A
@@ -99,7 +100,10 @@ func (r *Reader) Sees(o *Outcome, e base.Epoch) (ts base.CommitTS, ok bool) {
 		return base.MaxTS, !o.DeadEpoch(e)
 	}
 	st, ts := o.Status()
-	if st != Committed || ts > r.Snapshot || o.DeadEpoch(e) {
+	if seeded.On(seeded.VisibleUndecided) && st == Active {
+		return r.Snapshot, true
+	}
+	if st != Committed || ts > r.Snapshot || (o.DeadEpoch(e) && !seeded.On(seeded.VisibleRolledBack)) {
 		return 0, false
 	}
 	return ts, true
@@ -136,7 +140,7 @@ func (p *Page) Visible(i int, r *Reader) (Found, error) {
 			off = v.Prior
 			continue
 		}
-		ts, ok := v.TS(), v.TS() <= r.Snapshot
+		ts, ok := v.TS(), v.TS() <= r.Snapshot || (seeded.On(seeded.VisibleTooNew) && v.TS() == r.Snapshot+1)
 		if v.Undecided() {
 			o := r.Self
 			if o == nil || o.ID != v.Txn() {
@@ -190,7 +194,7 @@ func (p *Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch
 		}
 		if !v.Undecided() {
 			switch {
-			case v.TS() > r.Snapshot:
+			case v.TS() > r.Snapshot && !seeded.On(seeded.SkippedConflict):
 				return Conflict, nil, 0, nil
 			case verdict == Unknown:
 				return Go, nil, 0, nil
@@ -231,7 +235,7 @@ func (r *Reader) CheckOwner(o *Outcome, e base.Epoch) (verdict Verdict, decided 
 	case Aborted:
 		return Unknown, false
 	case Committed:
-		if ts > r.Snapshot {
+		if ts > r.Snapshot && !seeded.On(seeded.SkippedConflict) {
 			return Conflict, true
 		}
 		return Go, true
