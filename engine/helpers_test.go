@@ -65,6 +65,30 @@ func collapseAll(db *DB) {
 	db.cache.Walk(func(l *recordcache.Leaf) bool { db.cache.Collapse(l); return true })
 }
 
+// maintain does what the scavenger might do at any moment. key is where op "merge"
+// merges.
+func maintain(t tester, db *DB, op string, tb *Table, key []byte) {
+	t.Helper()
+	switch op {
+	case "prune":
+		pruneAll(t, db)
+	case "backlog":
+		relieveAll(t, db, recordcache.Backlog)
+	case "all":
+		backlogAll(t, db)
+	case "chill":
+		chillAll(t, db)
+	case "collapse":
+		collapseAll(db)
+	case "evict":
+		evictAll(t, db)
+	case "merge":
+		mergeAt(t, db, tb, key)
+	default:
+		t.Fatalf("no such maintenance: %q", op)
+	}
+}
+
 // mergeAt merges the frames of the leaf at key until there is nothing to merge.
 func mergeAt(t tester, db *DB, tb *Table, key []byte) {
 	t.Helper()

@@ -1,9 +1,9 @@
 package engine
 
 import (
-	"fmt"
 	"log/slog"
 
+	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/seriallog"
 )
 
@@ -27,18 +27,7 @@ const (
 
 // String implements fmt.Stringer.
 func (p RecoveryPhase) String() string {
-	switch p {
-	case RecoverySurvey:
-		return "survey"
-	case RecoveryIntervals:
-		return "intervals"
-	case RecoveryFrames:
-		return "frames"
-	case RecoveryRows:
-		return "rows"
-	default:
-		return fmt.Sprintf("phase %d", uint8(p))
-	}
+	return base.Name(p, "phase", "", "survey", "intervals", "frames", "rows")
 }
 
 // RecoveryProgress says how far Open has come. LogBytes and LogTotal are of the

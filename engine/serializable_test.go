@@ -3,9 +3,12 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sakerdb/saker/versionchain"
 )
 
 // Serializable, anomaly by anomaly, wherever the versions are (eachMove), and then
@@ -320,6 +323,40 @@ func TestSerializableWroteNothing(t *testing.T) {
 	})
 }
 
+// underWay counts the commits that have a timestamp and are not published.
+func underWay(db *DB) (n int) {
+	db.reg.Each(func(o *versionchain.Outcome) {
+		if st, ts := o.Status(); st == versionchain.Committing && ts > 0 {
+			n++
+		}
+	})
+	return n
+}
+
+// skewUnderWay checks that the commit fails while the log cannot be synced. One that
+// succeeds would wait for that.
+func skewUnderWay(t *testing.T, db *DB, tx *Tx) {
+	t.Helper()
+	n := underWay(db)
+	done := make(chan error, 1)
+	go func() { done <- tx.Commit() }()
+	for {
+		select {
+		case err := <-done:
+			if !errors.Is(err, ErrConflict) {
+				t.Errorf("commit: %v", err)
+			}
+			return
+		default:
+		}
+		if underWay(db) > n {
+			t.Error("missed what has a timestamp and is not published")
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
 // Whoever has taken a timestamp and is not published yet, because the log is being
 // synced, has changed what it wrote; nobody waits for it.
 func TestSerializableCommitUnderWay(t *testing.T) {
@@ -336,18 +373,27 @@ func TestSerializableCommitUnderWay(t *testing.T) {
 		gets(t, t1, tb, "a", "1")
 		put(t, t1, tb, "b", "a is 1")
 		put(t, t2, tb, "a", "2")
-		ran := false
-		hook := func() {
-			ran = true
-			wantSkew(t, t1)
-		}
-		h.hook.Store(&hook)
+		// The syncer, or an edit, may sync before t2 has its timestamp.
+		h.hookWhen(func() bool { return underWay(db) > 0 }, func() { skewUnderWay(t, db, t1) })
 		commit(t, t2)
-		if !ran {
+		if h.hook.Load() != nil {
 			t.Fatal("nothing was synced")
 		}
 		mustClose(t, db)
 	}
+}
+
+// hookWhen calls fn once, before the next sync for which ready says yes.
+func (h *syncHookFS) hookWhen(ready func() bool, fn func()) {
+	var hook func()
+	hook = func() {
+		if ready() {
+			fn()
+		} else {
+			h.hook.Store(&hook)
+		}
+	}
+	h.hook.Store(&hook)
 }
 
 // A dropped table conflicts with whoever has read it and not written it, from when
@@ -365,8 +411,7 @@ func TestSerializableDropTable(t *testing.T) {
 		put(t, tx, other, fmt.Sprintf("%p", tx), "a is 1")
 	}
 	gets(t, reader, tb, "a", "1")
-	hook := func() { wantSkew(t, t1) }
-	h.hook.Store(&hook)
+	h.hookWhen(func() bool { return tb.Dropped.Load() != 0 }, func() { skewUnderWay(t, db, t1) })
 	check(t, db.DropTable(ctx, "t"))
 	if h.hook.Load() != nil {
 		t.Fatal("nothing was synced")
@@ -374,4 +419,31 @@ func TestSerializableDropTable(t *testing.T) {
 	wantSkew(t, t2)
 	commit(t, reader)
 	mustClose(t, db)
+}
+
+// Values that are frames of their own: a change is found without reading them, one
+// that was rolled back is none.
+func TestSerializableLargeValues(t *testing.T) {
+	for _, undone := range []bool{false, true} {
+		eachRead(t, func(s *story, read func(tx *Tx)) {
+			s.seed("a", "1", "c", "1")
+			t1, t2 := serial(s, s.db), s.begin()
+			read(t1)
+			put(s, t1, s.tb, "z", "read a to c")
+			put(s, t2, s.tb, "y", string(value(1, 20000)))
+			sp := s.savepoint(t2)
+			put(s, t2, s.tb, "b", string(value(2, 20000)))
+			s.move()
+			if undone {
+				s.rollbackTo(t2, sp)
+			}
+			commit(s, t2)
+			s.move()
+			if undone {
+				commit(s, t1)
+			} else {
+				wantSkew(s, t1)
+			}
+		})
+	}
 }

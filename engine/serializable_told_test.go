@@ -3,6 +3,8 @@ package engine
 import (
 	"fmt"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // What commits between looking through a read set and taking the timestamp is told
@@ -214,4 +216,32 @@ func TestSerializableDropWaits(t *testing.T) {
 		}))
 		check(s, <-done)
 	})
+}
+
+// What was read changes while it is being looked at: a frame is read that cannot know
+// it. Registered since before the look, the reader is told.
+func TestSerializableChangeWhileLooking(t *testing.T) {
+	for _, threshold := range []int64{0, 1} {
+		o := memOptions()
+		h := &hookFS{FS: vfs.NewMem()}
+		o.FS, o.ChillThreshold = h, threshold
+		db := mustOpen(t, o)
+		tb, mine := mustTable(t, db, "t"), mustTable(t, db, "mine")
+		inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "a", "1") })
+		t1 := serial(t, db)
+		gets(t, t1, tb, "a", "1")
+		inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "other", "newer than the snapshot") })
+		evictAll(t, db) // one frame, or two, of which one is read for its age
+		mergeAt(t, db, tb, []byte("a"))
+		evictAll(t, db)
+		eventually(t, "flush", func() bool { return db.space.Stats().BufferUsed <= 0 })
+		put(t, t1, mine, "k", "a is 1")
+		changed := func() { inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "a", "2") }) }
+		h.read.Store(&changed)
+		wantSkew(t, t1)
+		if h.read.Load() != nil {
+			t.Fatal("no frame was read")
+		}
+		mustClose(t, db)
+	}
 }

@@ -435,3 +435,32 @@ func waitsAtRandom(t *testing.T, iso Isolation) {
 	}
 	mustClose(t, db)
 }
+
+// A cancelled context ends the wait for the log's checkpoint (L9) as it ends that for
+// another transaction; the transaction may go on, or roll back.
+func TestContextEndsWaitForTheLog(t *testing.T) {
+	o := memOptions()
+	o.NoSync = true
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	check(t, db.ckpt.mu.lock(ctx)) // no checkpoint for now
+	inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 0, 2000, 1500) })
+	if owed := db.m.Owed(); owed <= o.LogLimit {
+		t.Fatalf("the log owes %d bytes", owed)
+	}
+	c := &switchCtx{Context: ctx}
+	stays, err := db.Begin(c, TxOptions{})
+	check(t, err)
+	goes, err := db.Begin(c, readCommitted)
+	check(t, err)
+	for _, tx := range []*Tx{stays, goes} {
+		wantErr(t, "first write", c.impatiently(func() error { return tx.Put(tb, []byte("k"), nil) }), context.Canceled)
+		gets(t, tx, tb, "k", "")
+	}
+	rollback(t, goes)
+	db.ckpt.mu.unlock()
+	put(t, stays, tb, "k", "1")
+	commit(t, stays)
+	inView(t, db, func(tx *Tx) { gets(t, tx, tb, "k", "1") })
+	mustClose(t, db)
+}

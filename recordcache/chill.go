@@ -129,6 +129,7 @@ func (l *Leaf) chillPoint(c *Cache, o *versionchain.Outcome, first base.LSN) {
 			size := seriallog.RowSize(&row)
 			v := l.page.Version(offs[n])
 			l.page.Chill(offs[n], &v, at, size)
+			l.chilled = true
 			at += base.LSN(size)
 			c.Stats.ChilledRecords.Add(1)
 		}

@@ -144,7 +144,9 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 	}
 	switch rq.Action {
 	case Checkpoint:
-		l.retireChilled(c)
+		if !l.retireChilled(c) && l.settleCharge(c) {
+			return merge, nil // the page keeps its room: the leaf is being written
+		}
 	case Tidy:
 	default:
 		l.retire(c)
@@ -337,18 +339,14 @@ func (l *Leaf) sealList(c *Cache, w *worker) error {
 			return err
 		}
 	}
-	frames := make([]frame, 0, len(w.coded)+l.listLen())
 	e := c.space.BeginEdit()
 	if committed {
 		e.NeedSync()
 	}
-	for i := range w.coded {
-		f, err := c.place(w, e, l.table, i)
-		if err != nil {
-			w.end(e)
-			return err
-		}
-		frames = append(frames, f)
+	frames, err := c.placeAll(make([]frame, 0, len(w.coded)+l.listLen()), w, e, l.table, 0, len(w.coded))
+	if err != nil {
+		w.end(e)
+		return err
 	}
 	if l.list != nil {
 		frames = append(frames, l.list.frames...)
@@ -400,13 +398,9 @@ func (l *Leaf) sealPieces(c *Cache, w *worker, edge []byte) error {
 			to = pieces[p+1].from
 		}
 		nl := &frameList{seq: e.Seq()}
-		for i := pieces[p].from; i < to; i++ {
-			f, err := c.place(w, e, l.table, i)
-			if err != nil {
-				w.end(e)
-				return err
-			}
-			nl.frames = append(nl.frames, f)
+		if nl.frames, err = c.placeAll(nil, w, e, l.table, pieces[p].from, to); err != nil {
+			w.end(e)
+			return err
 		}
 		l.putEntry(e, pieces[p].low, pieces[p].high, nl)
 	}
@@ -485,18 +479,25 @@ func (l *Leaf) retire(c *Cache) {
 }
 
 // retireChilled drops chilled versions that a frame holds by now: the log will
-// not keep their data.
-func (l *Leaf) retireChilled(c *Cache) {
+// not keep their data. It reports whether there were any.
+func (l *Leaf) retireChilled(c *Cache) (any bool) {
+	if !l.chilled {
+		return false
+	}
+	l.chilled = false
 	for i := range l.page.Len() {
 		for off := l.page.Newest(i); off != 0; {
 			v := l.page.Version(off)
 			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean != 0 {
 				c.Stats.RetiredVersions.Add(uint64(l.page.Retire(i)))
+				any, l.chilled = true, true // some may have stayed: the next time tells
 				break
 			}
+			l.chilled = l.chilled || v.Flags&versionchain.FlagChilled != 0
 			off = v.Prior
 		}
 	}
+	return any
 }
 
 // compact rebuilds the page without dropped versions, in as small a block as

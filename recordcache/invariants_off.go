@@ -2,5 +2,5 @@
 
 package recordcache
 
-// assert does nothing without the tag invariants.
+// assert does nothing without the tag saker_invariants.
 func (l *Leaf) assert(*Cache) {}

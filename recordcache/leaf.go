@@ -99,6 +99,7 @@ type Leaf struct {
 	dead     bool                  // no longer in the directory: search again
 	mapped   bool                  // the leaf map has an entry at low
 	dirty    bool                  // may hold committed versions that no frame holds
+	chilled  bool                  // may hold chilled versions
 	live     int                   // at least the number of undecided versions
 	ref      atomic.Uint32         // touched since the clock hand passed
 	reads    atomic.Uint32         // cold reads since it became a stub
@@ -139,6 +140,11 @@ func commonPrefix(low, high []byte) int {
 		}
 	}
 	return n
+}
+
+// between reports whether key lies in [low, high); nil high is open.
+func between(key, low, high []byte) bool {
+	return bytes.Compare(key, low) >= 0 && (high == nil || bytes.Compare(key, high) < 0)
 }
 
 // covers reports whether key belongs to the leaf. REQUIRES: l.mu is held.

@@ -148,10 +148,9 @@ func (l *Leaf) getDeep(r *versionchain.Reader, sc *Scratch, dst, key []byte, f *
 			held = c.acquire(list)
 		}
 	}
-	seen := l.mem // only its nil-ness by index is used below, under no lock
-	var inMem uint64
-	for i := range seen {
-		if i < 64 && seen[i] != nil {
+	var inMem uint64 // which frames were asked already
+	for i, b := range l.mem[:min(len(l.mem), 64)] {
+		if b != nil {
 			inMem |= 1 << i
 		}
 	}

@@ -14,8 +14,7 @@ import (
 // is enough. Memory must be newer than frames, so a row that some frame of the
 // leaf may hold in a newer version is compared with it first. That may be one of
 // the same timestamp: a frame of the row's transaction, or one that recovery
-// itself wrote between two rows of it. errNoMemory
-// asks the caller to wait.
+// itself wrote between two rows of it. errNoMemory asks the caller to wait.
 func (t *Table) Replay(w *Writer, key, value []byte, kind base.Kind, ord base.Order) error {
 	for {
 		newer, err := t.framedNewer(w, key, ord, versionchain.VersionSize(len(key), len(value), true))

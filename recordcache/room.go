@@ -174,14 +174,7 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 
 // growth is the room that a page gets beyond what it needs now.
 func growth(want int) int {
-	switch {
-	case want < 2<<10:
-		return want / 2
-	case want < 8<<10:
-		return want / 2
-	default:
-		return 4 << 10
-	}
+	return min(want/2, 4<<10)
 }
 
 // covered reports whether tombstones of the leaf may hide something: a row in its
@@ -245,7 +238,7 @@ func (l *Leaf) splitAt(c *Cache, w *worker, bound []byte) error {
 	l.page.Fetch()
 	n := l.page.Len()
 	mid, _ := l.page.Find(bound, int(l.prefix))
-	r := &Leaf{table: l.table, dirty: l.dirty}
+	r := &Leaf{table: l.table, dirty: l.dirty, chilled: l.chilled}
 	r.setFences(bound, l.high)
 	// Everything that the halves will cost is had first, in one step (M1).
 	left, right := l.divide(bound)
@@ -346,8 +339,8 @@ func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf, left, right []frame) {
 // Errors are those of Write.
 func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []byte) (*Leaf, error) {
 	w.proof.list = nil
-	for {
-		l, full, err := t.tryLarge(ctx, w, m, key, value)
+	for looked := false; ; {
+		l, full, err := t.tryLarge(ctx, w, m, key, value, looked)
 		switch {
 		case errors.Is(err, errLongList):
 			if l != nil { // only the list of a leaf that is not present is made shorter
@@ -355,6 +348,10 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 					return nil, err
 				}
 				t.cache.Collapse(l)
+				if !looked {
+					t.short.Store(0) // it says nothing of what was rolled back since
+					looked = true
+				}
 			}
 			if err := t.shorten(ctx, key); err != nil {
 				return nil, err
@@ -376,9 +373,9 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 
 // tryLarge is one attempt of WriteLarge. It returns the leaf; full says that it
 // has no room for the stand-in, errLongList that its list leaves no room for one
-// more frame and may become shorter. No leaf and no error: try again. What it
+// more frame and may become shorter: it may, unless it was looked at. No leaf and no error: try again. What it
 // reserves it gives back: making room reserves too, and would wait for itself.
-func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []byte) (l *Leaf, full bool, err error) {
+func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []byte, looked bool) (l *Leaf, full bool, err error) {
 	c := t.cache
 	wk := c.getWorker()
 	defer c.putWorker(wk)
@@ -410,12 +407,11 @@ func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []by
 		switch {
 		case l.list == nil || l.charged <= c.maxListCost():
 			return nil, false, &needError{price}
-		case !t.asShortAsCanBe(l.list.seq):
+		case !looked || !t.asShortAsCanBe(l.list.seq):
 			return l, false, errLongList // before anybody waits for so much
 		}
 		// What is taken from others may be this very leaf: to wait for the price
 		// alone would bring it back and take it away again, for ever.
-		t.short.Store(0) // until the next attempt, savepoints may have gone
 		return nil, false, &needError{most}
 	}
 	if !l.addLarge(w, i, exact, key) {
@@ -511,7 +507,11 @@ func (l *Leaf) addLarge(w *Writer, i int, exact bool, key []byte) bool {
 		return true
 	}
 	head := l.page.Version(l.page.Newest(i))
-	if head.Undecided() && head.Txn() == w.Self.ID && head.Epoch >= w.Stretch && !head.Pinned() {
+	own := head.Undecided() && head.Txn() == w.Self.ID
+	if own {
+		l.dropMerged(w, i, &head)
+	}
+	if own && head.Epoch >= w.Stretch && !head.Pinned() {
 		return l.page.Replace(i, nil, &v)
 	}
 	if !l.page.Push(i, nil, &v) {

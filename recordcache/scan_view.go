@@ -279,8 +279,7 @@ func (it *Iter) open(list *frameList, low, high []byte) error {
 
 // inView reports whether key lies in what remains of the view.
 func (it *Iter) inView(key, low, high []byte) bool {
-	if bytes.Compare(key, low) < 0 || (high != nil && bytes.Compare(key, high) >= 0) ||
-		bytes.Compare(key, it.from) < 0 || (it.to != nil && bytes.Compare(key, it.to) >= 0) {
+	if !between(key, low, high) || !between(key, it.from, it.to) {
 		return false
 	}
 	if it.reverse {

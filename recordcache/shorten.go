@@ -15,8 +15,7 @@ type claim struct{ low, high []byte }
 
 // claimed reports whether key lies in the claim. REQUIRES: t.mu is held.
 func (t *Table) claimed(key []byte) bool {
-	return t.claim != nil && bytes.Compare(key, t.claim.low) >= 0 &&
-		(t.claim.high == nil || bytes.Compare(key, t.claim.high) < 0)
+	return t.claim != nil && between(key, t.claim.low, t.claim.high)
 }
 
 // asShortAsCanBe reports whether the entry of that epoch was found to be of many
@@ -103,7 +102,7 @@ func (m *merging) leaveOut(drop []int) {
 func (t *Table) lay(cl *claim, key []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p := floor(t.tree, key); p != nil && bytes.Compare(key, p.low) >= 0 && (p.high == nil || bytes.Compare(key, p.high) < 0) {
+	if p := floor(t.tree, key); p != nil && between(key, p.low, p.high) {
 		return false
 	}
 	t.claim = cl
@@ -240,8 +239,7 @@ func (t *Table) rewrite(w *worker, m *merging, cuts [][]byte, key []byte) error 
 		case p == 0:
 			e.Delete(t.ID, pt.low)
 		}
-		if bytes.Compare(key, pt.low) >= 0 && (pt.high == nil || bytes.Compare(key, pt.high) < 0) &&
-			len(pt.frames) >= len(m.list.frames)+len(m.left) {
+		if between(key, pt.low, pt.high) && len(pt.frames) >= len(m.list.frames)+len(m.left) {
 			t.short.Store(uint64(e.Seq()))
 		}
 	}

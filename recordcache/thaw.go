@@ -21,6 +21,10 @@ func (c *Cache) thawLeaf(l *Leaf, w *worker, rq *Request) (total int, err error)
 		limit = math.MaxInt
 	}
 	l.mu.RLock()
+	if !l.chilled {
+		l.mu.RUnlock()
+		return 0, nil
+	}
 	l.page.Fetch()
 	if rq.Action == Backlog {
 		l.countOwners(c, w)

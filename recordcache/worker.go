@@ -235,6 +235,18 @@ func (c *Cache) place(w *worker, e *tablespace.EditTx, t *Table, i int) (f frame
 	return f, nil
 }
 
+// placeAll places the encoded frames [from, to) and appends their list entries to dst.
+func (c *Cache) placeAll(dst []frame, w *worker, e *tablespace.EditTx, t *Table, from, to int) ([]frame, error) {
+	for i := from; i < to; i++ {
+		f, err := c.place(w, e, t, i)
+		if err != nil {
+			return dst, err
+		}
+		dst = append(dst, f)
+	}
+	return dst, nil
+}
+
 // isLarge reports whether the rows are one large value, alone.
 func isLarge(rows []versionchain.Row) bool {
 	return len(rows) == 1 && len(rows[0].Value) > base.LargeValueSize

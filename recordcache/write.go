@@ -7,6 +7,7 @@ import (
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/internal/seeded"
+	"github.com/sakerdb/saker/savepoint"
 	"github.com/sakerdb/saker/versionchain"
 )
 
@@ -32,10 +33,12 @@ type Writer struct {
 	versionchain.Reader            // Self is the transaction's outcome
 	Epoch               base.Epoch // current savepoint epoch
 	Stretch             base.Epoch // since when no live savepoint began (S6)
-	Logged              bool       // the caller keeps redo of what it writes
-	Large               bool       // past ChillThreshold: full leaves go to the temp table
-	Hint                *Leaf      // where the last write went
-	Scratch             Scratch    // for frames that a write must read
+	// Savepoints are the live ones; nil is none. The writer's goroutine changes them.
+	Savepoints *savepoint.Stack
+	Logged     bool    // the caller keeps redo of what it writes
+	Large      bool    // past ChillThreshold: full leaves go to the temp table
+	Hint       *Leaf   // where the last write went
+	Scratch    Scratch // for frames that a write must read
 
 	// LastLeave is the leave number of the version that the last write made.
 	LastLeave base.Leave
@@ -438,6 +441,9 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 			v.Leave = w.Self.Leave()
 			w.LastLeave = v.Leave
 		}
+		if own {
+			l.dropMerged(w, i, &head)
+		}
 		if own && head.Epoch >= w.Stretch && !head.Pinned() {
 			return l.page.Replace(i, value, &v)
 		}
@@ -455,6 +461,18 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 	}
 	l.live++
 	return true
+}
+
+// dropMerged leaves one version of record i in the stretch of its newest one, which
+// is w's own: releasing savepoints merged the stretches of those below (S6). Whoever
+// takes a savepoint for each statement would else pile up versions, in memory and
+// then in frames (M5). A lock hides nothing.
+func (l *Leaf) dropMerged(w *Writer, i int, head *versionchain.Ver) {
+	if w.Savepoints == nil || head.Prior == 0 || head.Kind() == base.KindLock {
+		return
+	}
+	from := w.Savepoints.StretchOf(head.Epoch)
+	l.live = max(0, l.live-l.page.DropSuperseded(l.page.Newest(i), w.Self.ID, from))
 }
 
 // popGarbage removes the newest version of record i if its transaction aborted

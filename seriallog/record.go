@@ -2,7 +2,6 @@ package seriallog
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -26,18 +25,7 @@ const (
 
 // String names the type.
 func (t Type) String() string {
-	switch t {
-	case TypeGroup:
-		return "group"
-	case TypeCommit:
-		return "commit"
-	case TypeDDL:
-		return "ddl"
-	case typeEnd:
-		return "end"
-	default:
-		return fmt.Sprintf("type(%d)", uint8(t))
-	}
+	return base.Name(t, "type", "", "group", "commit", "ddl", "end")
 }
 
 // RunTail names a run and the end of the last index block in it that a
@@ -72,16 +60,7 @@ const (
 
 // String names the operation.
 func (op DDLOp) String() string {
-	switch op {
-	case OpCreateTable:
-		return "create-table"
-	case OpDropTable:
-		return "drop-table"
-	case OpCeiling:
-		return "ceiling"
-	default:
-		return fmt.Sprintf("op(%d)", uint8(op))
-	}
+	return base.Name(op, "op", "", "create-table", "drop-table", "ceiling")
 }
 
 // DDL is a change of the set of tables, or of a ceiling.

@@ -61,10 +61,10 @@ type Cursor struct {
 	closed  bool
 	ended   bool // it moved past the last row in its direction, or its range has none
 	index   int  // in tx.cursors
+	tracks  bool // it has read something that is not in the transaction's read set
 
 	snap   *snapshot           // at ReadCommitted, until it or the transaction ends
 	reader versionchain.Reader // at ReadCommitted: as of snap
-	tracks bool                // it has read something that is not in the transaction's read set
 }
 
 // Cursor returns a cursor over r, not yet positioned. Close it.

@@ -72,7 +72,6 @@ type Manager struct {
 	mu      sync.Mutex // guards the fields below
 	open    *state     // list of the open transactions
 	opened  int        // its length
-	byID    map[base.TxnID]*state
 	closed  bool
 	low     bool // the low-memory flag, for transactions to come
 	retired []retired
@@ -142,7 +141,6 @@ type segmentPins struct {
 func NewManager(c Config, snaps *Snapshots, last base.CommitTS, pos base.LSN) *Manager {
 	m := &Manager{
 		Config: c, snaps: snaps, waits: newWaits(),
-		byID:    make(map[base.TxnID]*state),
 		closing: make(chan struct{}), sweeps: make(chan *sweep, 1024), relaxed: make(chan struct{}),
 	}
 	m.commit.last, m.commit.safe, m.commit.pubEnd = last, last, pos
@@ -216,13 +214,22 @@ func (tx *Tx) unburden(all bool) bool {
 	return tx.shed(all, false) == nil && tx.charged < had
 }
 
+// find returns the state of an open transaction that has written, or that of another
+// one: its owner tells. Nil if it has ended.
+func (m *Manager) find(id base.TxnID) *state {
+	o := m.Reg.Get(id)
+	if o == nil {
+		return nil
+	}
+	st, _ := o.Keeper.Load().(*state)
+	return st
+}
+
 // Stretches returns the epochs that began the live savepoints of a transaction.
 // A savepoint made later begins above every epoch that is stored anywhere, so
 // the answer does not age.
 func (m *Manager) Stretches(id base.TxnID) []base.Epoch {
-	m.mu.Lock()
-	st := m.byID[id]
-	m.mu.Unlock()
+	st := m.find(id)
 	if st == nil {
 		return nil
 	}
@@ -241,7 +248,7 @@ func (m *Manager) Begin(ctx context.Context, o Options) (*Tx, error) {
 		return nil, fmt.Errorf("saker: begin: %w", err)
 	}
 	if o.Isolation > Serializable {
-		return nil, fmt.Errorf("saker: begin: isolation %d: %w", o.Isolation, base.ErrNotSupported)
+		return nil, fmt.Errorf("saker: begin: isolation %v: %w", o.Isolation, base.ErrNotSupported)
 	}
 	tx := m.spares.newTx()
 	st := m.spares.newState()
@@ -366,12 +373,11 @@ func (m *Manager) register(tx *Tx) error {
 	id := base.TxnID(uint64(m.Incarnation)<<base.TxnSeqBits | m.seq.Add(1))
 	tx.out = versionchain.NewOutcome(id)
 	tx.w.Self = tx.out
+	tx.w.Savepoints = &tx.sp
 	tx.w.Logged = true
-	m.Reg.Add(tx.out)
 	tx.owner.Store(uint64(id))
-	m.mu.Lock()
-	m.byID[id] = tx.state
-	m.mu.Unlock()
+	tx.out.Keeper.Store(tx.state)
+	m.Reg.Add(tx.out)
 	return nil
 }
 
@@ -381,10 +387,10 @@ func (m *Manager) leave(tx *Tx) {
 	m.snaps.close(tx.snap)
 	m.mu.Lock()
 	m.unlinkLocked(tx.state)
-	if tx.out != nil {
-		delete(m.byID, tx.out.ID)
-	}
 	m.mu.Unlock()
+	if tx.out != nil {
+		tx.out.Keeper.Store((*state)(nil)) // it may be known for long
+	}
 	st := tx.state
 	tx.state = nil
 	m.spares.giveState(st)

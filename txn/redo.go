@@ -181,10 +181,7 @@ func (st *state) trackLocked(first base.LSN, seg uint64) {
 
 // Track is track for the scavenger, which chills for any transaction.
 func (m *Manager) Track(id base.TxnID, first base.LSN, seg uint64) {
-	m.mu.Lock()
-	st := m.byID[id]
-	m.mu.Unlock()
-	if st != nil {
+	if st := m.find(id); st != nil {
 		st.trackMu.Lock()
 		defer st.trackMu.Unlock()
 		if st.owner.Load() == uint64(id) {

@@ -32,16 +32,7 @@ const (
 
 // String names the level.
 func (i Isolation) String() string {
-	switch i {
-	case Snapshot:
-		return "snapshot"
-	case ReadCommitted:
-		return "read committed"
-	case Serializable:
-		return "serializable"
-	default:
-		return fmt.Sprintf("isolation(%d)", uint8(i))
-	}
+	return base.Name(i, "isolation", "snapshot", "read committed", "serializable")
 }
 
 // Options of a transaction. The zero value is a durable snapshot transaction.
@@ -111,8 +102,8 @@ type state struct {
 	out  *versionchain.Outcome // nil before the first write
 	w    recordcache.Writer
 	sc   recordcache.Scratch
-	// owner is the id in Manager.byID, 0 for none. Who found the state there must
-	// look again under spMu or trackMu: it may serve another one by now.
+	// owner is the id of the transaction, 0 before its first write. Who found the
+	// state by it must look again under spMu or trackMu: it may serve another by now.
 	owner atomic.Uint64
 
 	spMu sync.Mutex // guards sp against Stretches
@@ -125,8 +116,9 @@ type state struct {
 	redo    []byte
 	bytes   int64 // of keys and values written
 	charged int64
-	writes  uint64 // statements that wrote: cursors look again after one
-	relief  uint   // writes since the transaction last looked for memory
+	writes  uint64     // statements that wrote: cursors look again after one
+	written base.Epoch // every live write was in an epoch below
+	relief  uint       // writes since the transaction last looked for memory
 
 	trackMu sync.Mutex // guards segs and first; the scavenger chills too
 	segs    []uint64
@@ -244,21 +236,40 @@ func (tx *Tx) AppendGet(dst []byte, t *recordcache.Table, key []byte) ([]byte, e
 
 // GetForUpdate locks the record, present or absent, against writers until the
 // transaction ends, and returns its value. ErrNotFound if it is absent; the
-// lock is held all the same. ErrConflict, ErrDeadlock.
+// lock is held all the same. ErrConflict, ErrDeadlock. If the value cannot be read
+// from disk there is no lock, but at ReadCommitted, where it is read after it.
 func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
+	if err := tx.enter(t); err != nil {
+		return nil, err
+	}
+	if err := checkKey(key); err != nil {
+		return nil, err
+	}
+	var val []byte
+	var found bool
+	var err error
+	if tx.iso != ReadCommitted { // the lock does not change what the snapshot has
+		if val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key); err != nil {
+			return nil, fmt.Errorf("saker: get: %w", err)
+		}
+	}
 	if err := tx.write(t, recordcache.ModeLock, key, nil); err != nil {
 		return nil, err
 	}
-	val, found, err := t.Get(&tx.w.Reader, &tx.sc, nil, key)
-	if err == nil && !found {
-		err = base.ErrNotFound
+	if tx.iso == ReadCommitted {
+		val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key)
 	}
-	if val == nil && err == nil {
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("saker: get: %w", err)
+	case !found:
+		return nil, base.ErrNotFound
+	case val == nil:
 		val = []byte{}
 	}
-	return val, err
+	return val, nil
 }
 
 // Put inserts the row or replaces its value. It waits while another transaction
@@ -317,6 +328,7 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 		return err
 	}
 	tx.writes++
+	tx.written = tx.w.Epoch + 1
 	tx.bytes += int64(len(key) + len(value) + 16)
 	if tx.w.Large {
 		return nil
@@ -380,7 +392,10 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 			err = tx.parked(func() error { return mgr.Scav.Wait(ctx, need) })
 		case errors.Is(err, recordcache.ErrWait):
 			if s == nil {
-				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, firm: tx.iso != ReadCommitted, limit: tx.patience}
+				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.patience}
+				if tx.iso == ReadCommitted {
+					s.snapshot = base.MaxTS
+				}
 			}
 			o := obstacle{tx.w.WaitOn, tx.w.WaitEpoch, tx.w.WaitUndone}
 			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, s, o) })
@@ -435,7 +450,7 @@ func (tx *Tx) Savepoint() (Savepoint, error) {
 	if err := tx.alive(); err != nil {
 		return Savepoint{}, err
 	}
-	mark := savepoint.Mark{Refs: len(tx.refs)}
+	mark := savepoint.Mark{Refs: len(tx.refs), Written: tx.written}
 	if tx.out != nil {
 		mark.Departures = tx.out.Departures()
 	}
@@ -474,11 +489,26 @@ func (tx *Tx) RollbackTo(sp Savepoint) error {
 	if tx.out == nil {
 		return nil
 	}
+	if tx.written > dead.From {
+		tx.kill(mark, dead)
+	}
+	tx.written = min(tx.written, mark.Written)
+	tx.out.CountUndone()
+	tx.m.waits.wake(tx.out, dead.From)
+	return nil
+}
+
+// kill makes what was written in the dead epochs, since mark, garbage.
+func (tx *Tx) kill(mark savepoint.Mark, dead base.EpochRange) {
 	// What reached the log or a frame is dead by its epoch. The interval is
-	// recorded first: from here on readers of the transaction and waiters know.
+	// recorded first: from here on readers of the transaction and waiters know. It
+	// begins behind the last epoch that has something live: so the intervals of
+	// rollbacks with nothing between them are one.
+	interval := base.EpochRange{From: mark.Written, To: dead.To}
 	undone := !tx.w.Large
-	if tx.w.Large || tx.out.Departures() != mark.Departures {
-		tx.out.SetDead(tx.out.Dead().Add(dead))
+	recorded := tx.w.Large || tx.out.Departures() != mark.Departures
+	if recorded {
+		tx.out.SetDead(tx.out.Dead().Add(interval))
 	}
 	if !tx.w.Large {
 		for i := len(tx.refs) - 1; i >= mark.Refs; i-- {
@@ -493,12 +523,9 @@ func (tx *Tx) RollbackTo(sp Savepoint) error {
 		}
 		tx.truncateRedo(mark)
 	}
-	if !undone || tx.out.Departures() != mark.Departures {
-		tx.out.SetDead(tx.out.Dead().Add(dead)) // the scavenger may have moved some meanwhile
+	if !recorded && (!undone || tx.out.Departures() != mark.Departures) {
+		tx.out.SetDead(tx.out.Dead().Add(interval)) // the scavenger may have moved some meanwhile
 	}
-	tx.out.CountUndone()
-	tx.m.waits.wake(tx.out, dead.From)
-	return nil
 }
 
 // truncateRedo drops the redo of dead epochs. If a group was logged since the

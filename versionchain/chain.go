@@ -181,9 +181,11 @@ const (
 )
 
 // CheckWrite applies first-updater-wins to record i for writer r. For Wait it
-// returns whom to wait for and the epoch of the version in the way (S5).
+// returns whom to wait for and the epoch of the version in the way (S5): nobody, if
+// below that version the chain has one that is a conflict whatever comes of it.
 // Aborted and dead versions are passed over; they are garbage.
 func (p *Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch base.Epoch, err error) {
+	verdict = Unknown
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
 		if v.Dropped() {
@@ -191,10 +193,14 @@ func (p *Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch
 			continue
 		}
 		if !v.Undecided() {
-			if v.TS() > r.Snapshot && !seeded.On(seeded.SkippedConflict) {
+			switch {
+			case v.TS() > r.Snapshot && !seeded.On(seeded.SkippedConflict):
 				return Conflict, nil, 0, nil
+			case verdict == Unknown:
+				return Go, nil, 0, nil
+			default:
+				return verdict, on, epoch, nil
 			}
-			return Go, nil, 0, nil
 		}
 		o := r.Self
 		if o == nil || o.ID != v.Txn() {
@@ -202,13 +208,18 @@ func (p *Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch
 				return 0, nil, 0, unknownOwner(v.Txn())
 			}
 		}
-		verdict, decided := r.CheckOwner(o, v.Epoch)
-		if decided {
-			return verdict, o, v.Epoch, nil
+		switch found, decided := r.CheckOwner(o, v.Epoch); {
+		case !decided:
+		case found == Conflict, found == Go && verdict == Unknown:
+			return found, o, v.Epoch, nil
+		case found == Go:
+			return verdict, on, epoch, nil
+		case verdict == Unknown:
+			verdict, on, epoch = Wait, o, v.Epoch
 		}
 		off = v.Prior
 	}
-	return Unknown, nil, 0, nil
+	return verdict, on, epoch, nil
 }
 
 // CheckOwner is CheckWrite for one version of o: decided is false when the

@@ -48,6 +48,9 @@ type Outcome struct {
 	// reached the log ahead of commit or a frame (S6): from then on a rollback
 	// to a savepoint must record a dead interval.
 	Left atomic.Bool
+	// Keeper is what the transaction keeps while it is open, for the package that
+	// runs it; never empty once anything was stored.
+	Keeper atomic.Value
 }
 
 // NewOutcome returns the outcome of an active transaction.

@@ -382,6 +382,26 @@ func (p *Page) Pop(i int) (gone bool) {
 	return true
 }
 
+// DropSuperseded unlinks what lies below the version at off, as long as transaction
+// id wrote it in epoch from or later and nobody holds it, and returns how many
+// versions that were. REQUIRES: the version at off is id's and is no lock.
+func (p *Page) DropSuperseded(off uint16, id base.TxnID, from base.Epoch) (n int) {
+	v := p.Version(off)
+	for v.Prior != 0 {
+		below := p.Version(v.Prior)
+		if below.Stamp != UndecidedStamp(id) || below.Epoch < from || below.Pinned() || below.Dropped() {
+			break
+		}
+		p.garbage += uint16(versionHeader + below.stored())
+		v.Prior = below.Prior
+		n++
+	}
+	if n > 0 {
+		p.putVersion(int(off), &v)
+	}
+	return n
+}
+
 func (p *Page) removeSlot(i int) {
 	n := p.Len()
 	p.garbage += uint16(2 + len(p.Key(i)))

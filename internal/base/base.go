@@ -72,16 +72,16 @@ const (
 
 // String names the kind.
 func (k Kind) String() string {
-	switch k {
-	case KindValue:
-		return "value"
-	case KindTombstone:
-		return "tombstone"
-	case KindLock:
-		return "lock"
-	default:
-		return fmt.Sprintf("kind(%d)", uint8(k))
+	return Name(k, "kind", "value", "tombstone", "lock")
+}
+
+// Name returns the name of an enumeration\'s value, or what it is called and its
+// number if it has none.
+func Name[E ~uint8](e E, what string, names ...string) string {
+	if int(e) < len(names) && names[e] != "" {
+		return names[e]
 	}
+	return fmt.Sprintf("%s(%d)", what, uint8(e))
 }
 
 // Order is what makes one version of a record newer than another (P1).
