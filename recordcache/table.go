@@ -380,11 +380,8 @@ func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) (boo
 		}
 	}
 	l.setFences(l.low, l.high)
-	if more := l.cost() - l.charged; more > 0 { // for fences of the neighbours
-		if !t.cache.arena.Charge(more) {
-			return false, &needError{more}
-		}
-		l.charged += more
+	if !l.settleCharge(t.cache) { // its fences may be the neighbours' by now
+		return false, &needError{l.cost() - l.charged}
 	}
 	// In the ring before anybody can find it: a commit that walks the ring must
 	// not miss a leaf that its transaction has written.
