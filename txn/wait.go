@@ -43,6 +43,9 @@ type waits struct {
 	// slept counts sleeps since Open; it rises once a wake finds the sleeper. woken
 	// counts how many of them a wake, or the end of a statement, has ended.
 	slept, woken atomic.Uint64
+	// failure returns the error that poisoned the store, or nil. Who waits looks at it
+	// as at an outcome: it is set before the owner whose commit it fails calls wake.
+	failure func() error
 
 	mu     sync.Mutex // guards the fields below, queues and waiters
 	at     map[base.TxnID]*waiter
@@ -95,9 +98,10 @@ func (o *obstacle) gone() bool {
 	return st == versionchain.Committed || st == versionchain.Aborted || o.owner.DeadEpoch(o.epoch) || o.owner.Undone() != o.undone
 }
 
-func newWaits() *waits {
+func newWaits(failure func() error) *waits {
 	return &waits{
-		at: make(map[base.TxnID]*waiter), queues: make(map[record]*queue),
+		failure: failure,
+		at:      make(map[base.TxnID]*waiter), queues: make(map[record]*queue),
 		owned: make(map[base.TxnID]map[*queue]struct{}),
 	}
 }
@@ -105,8 +109,8 @@ func newWaits() *waits {
 // wait sleeps until it is s's turn to look at the record again. Under one mutex it
 // looks whether the obstacle is there, looks for a cycle, and queues up; then it
 // sleeps, holding no lock of a leaf. ErrDeadlock: the requester is the victim.
-// ErrLockTimeout, ErrClosed, the context's error. Whatever it returns, leave must
-// follow when the statement ends.
+// ErrLockTimeout, ErrClosed, the context's error, what poisoned the store. Whatever it
+// returns, leave must follow when the statement ends.
 func (w *waits) wait(ctx context.Context, closing <-chan struct{}, s *waiter, o obstacle) error {
 	if s.wake == nil {
 		s.wake = make(chan struct{}, 1)
@@ -134,8 +138,9 @@ func (w *waits) wait(ctx context.Context, closing <-chan struct{}, s *waiter, o 
 		err = base.ErrLockTimeout
 	}
 	w.mu.Lock()
-	delete(w.at, s.me) // if it was let in meanwhile, leave lets in the next
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	delete(w.at, s.me)
+	w.quit(s, nil, 0) // in one step: while it is in a queue, others look for cycles through it
 	return err
 }
 
@@ -146,6 +151,9 @@ func (w *waits) enqueue(s *waiter, o obstacle) (again bool, err error) {
 	defer w.mu.Unlock()
 	if o.gone() {
 		return true, nil
+	}
+	if err := w.failure(); err != nil {
+		return false, err // perhaps its commit failed, and it has woken all that it will
 	}
 	if s.limit < 0 {
 		return false, base.ErrLockTimeout
@@ -258,6 +266,12 @@ func (w *waits) leave(s *waiter, owner *versionchain.Outcome, epoch base.Epoch) 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.n.Add(-1)
+	w.quit(s, owner, epoch)
+}
+
+// quit takes s off its queue, if it is in one; owner and epoch as for leave. Those
+// behind it wait for whom it waited for. REQUIRES: w.mu is held.
+func (w *waits) quit(s *waiter, owner *versionchain.Outcome, epoch base.Epoch) {
 	q := s.q
 	if q == nil {
 		return
