@@ -34,3 +34,29 @@ func TestSerializableFromTheEndToTheBeginning(t *testing.T) {
 		})
 	}
 }
+
+// A drop that waits for a writer of the table has changed nothing, and may never:
+// readers of the table commit before it. They failed, again and again, as long as the
+// drop waited.
+func TestSerializableBeforeADrop(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb, other := mustTable(t, db, "t"), mustTable(t, db, "other")
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "a", "1") })
+	writer := serial(t, db)
+	put(t, writer, tb, "b", "1")
+	dropped := make(chan error, 1)
+	go func() { dropped <- db.DropTable(ctx, "t") }()
+	eventually(t, "the drop is announced", func() bool { return tb.Dropped.Load() != 0 })
+	reader := serial(t, db)
+	gets(t, reader, tb, "a", "1")
+	put(t, reader, other, "a is", "1")
+	commit(t, reader)
+	late := serial(t, db)
+	gets(t, late, tb, "a", "1")
+	put(t, late, other, "a was", "1")
+	gets(t, writer, tb, "a", "1")
+	commit(t, writer)
+	check(t, <-dropped)
+	wantSkew(t, late)
+	mustClose(t, db)
+}

@@ -39,8 +39,9 @@ import (
 // in a leaf or a frame before 2 began, and that, or a newer one of the record that has a
 // timestamp, too, is found. If it was afterwards, U has told T.
 //
-// A drop of a table is announced in Table.Dropped before it takes its timestamp; 4
-// looks at it. It waits for whoever has written the table.
+// A drop of a table puts its timestamp into Table.Dropped in the step that takes it,
+// under committer.mu; 4 looks at it. A drop that is announced only, and waits for whoever
+// has written the table, is no change yet: it comes later, if at all.
 
 const (
 	// maxRounds is how often a read set is looked through: more often only if writers
@@ -239,11 +240,10 @@ func (tx *Tx) validate() (vague bool, err error) {
 	return false, nil
 }
 
-// checkDropped returns ErrConflict if a table that was read is dropped, or about to
-// be. A drop waits for who has written the table.
+// checkDropped returns ErrConflict if the drop of a table that was read has a timestamp.
 func (tx *Tx) checkDropped() error {
 	for _, t := range tx.reads.tables {
-		if t.Dropped.Load() != 0 && !slices.Contains(tx.tables, t) {
+		if ts := t.Dropped.Load(); ts != 0 && ts != uint64(base.MaxTS) {
 			return base.ErrConflict
 		}
 	}
