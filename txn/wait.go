@@ -81,6 +81,7 @@ type waiter struct {
 
 	q          *queue // guarded by waits.mu, as what follows
 	prev, next *waiter
+	asleep     bool
 }
 
 // obstacle is a version that is in the way of a writer.
@@ -139,7 +140,7 @@ func (w *waits) wait(ctx context.Context, closing <-chan struct{}, s *waiter, o 
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.at, s.me)
+	w.awake(s)
 	w.quit(s, nil, 0) // in one step: while it is in a queue, others look for cycles through it
 	return err
 }
@@ -177,9 +178,20 @@ func (w *waits) enqueue(s *waiter, o obstacle) (again bool, err error) {
 	if first {
 		w.setOwner(q, o.owner, o.epoch)
 	}
-	w.at[s.me] = s
+	w.at[s.me], s.asleep = s, true
 	w.slept.Add(1)
 	return false, nil
+}
+
+// awake notes that s does not sleep any more: its edge is gone from this moment on.
+// Two goroutines that use one transaction, which they must not, may be asleep in two
+// places: what waits behind the one is not to wait for ever because of the other.
+// REQUIRES: w.mu is held.
+func (w *waits) awake(s *waiter) {
+	s.asleep = false
+	if w.at[s.me] == s {
+		delete(w.at, s.me)
+	}
 }
 
 // cycle reports whether who waits for next, as me is about to, waits for me.
@@ -246,10 +258,10 @@ func (w *waits) letIn(q *queue) {
 
 // rouse ends the sleep of s. REQUIRES: w.mu is held.
 func (w *waits) rouse(s *waiter) {
-	if w.at[s.me] != s {
+	if !s.asleep {
 		return // it ends its sleep itself
 	}
-	delete(w.at, s.me) // its edge is gone from this moment on
+	w.awake(s)
 	w.woken.Add(1)
 	s.wake <- struct{}{}
 }

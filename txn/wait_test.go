@@ -421,3 +421,25 @@ func TestNoWaitInAFailedStore(t *testing.T) {
 	w.leave(s, nil, 0)
 	w.empty(t)
 }
+
+// Two goroutines use one transaction, against the rules, and sleep in two queues. The
+// first was never woken, and so nobody behind it, of whatever transaction, was let in.
+func TestNobodySuffersFromMisuse(t *testing.T) {
+	w := newWaits(sound)
+	o1, o2 := versionchain.NewOutcome(1), versionchain.NewOutcome(2)
+	a := begin(bg, t, w, stmt(3, "k"), at(o1, 0))
+	b := begin(bg, t, w, stmt(3, "x"), at(o2, 0))
+	behind := begin(bg, t, w, stmt(4, "k"), at(o1, 0))
+	aborted(o1)
+	w.wake(o1, 0)
+	a.ends(t, nil)
+	w.leave(a.s, nil, 0)
+	behind.ends(t, nil)
+	w.leave(behind.s, nil, 0)
+	b.sleeps(t)
+	aborted(o2)
+	w.wake(o2, 0)
+	b.ends(t, nil)
+	w.leave(b.s, nil, 0)
+	w.empty(t)
+}
