@@ -261,7 +261,7 @@ func TestWaitsLetInAndCancelled(t *testing.T) {
 		aborted(o)
 		go cancel()
 		w.wake(o, 0)
-		<-a.done
+		_ = <-a.done
 		w.leave(a.s, nil, 0)
 		b.ends(t, nil)
 		w.leave(b.s, nil, 0)
