@@ -125,13 +125,13 @@ func (db *DB) dropTable(ctx context.Context, name string) error {
 func (db *DB) commitDrop(t *Table) error {
 	d := &seriallog.DDL{Op: seriallog.OpDropTable, Table: t.ID, Name: t.Name}
 	err := db.m.DDL(d, func(e txnEdit) {
+		t.Dropped.Store(uint64(d.TS)) // in the step that takes it: commits from here on know
 		e.DeleteTable(t.ID)
 		e.SetMeta(dropName(t.ID), []byte(t.Name))
-	}, func() { t.Dropped.Store(uint64(db.m.Clock()) + 1) })
+	}, nil)
 	if err != nil {
 		return err
 	}
-	t.Dropped.Store(uint64(d.TS))
 	t.DropEnd, _ = db.m.Published() // not the end of the log: no commit may ever pass that
 	db.mu.Lock()
 	delete(db.tables, t.Name)

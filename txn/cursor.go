@@ -118,6 +118,10 @@ func (c *Cursor) SeekBefore(key []byte) bool {
 
 func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 	tx := c.tx
+	if tx == nil {
+		c.err = base.ErrTxDone // a zero Cursor
+		return false
+	}
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
 	if tx.alive() == nil {
@@ -198,6 +202,10 @@ func (c *Cursor) Prev() bool { return c.move(true) }
 
 func (c *Cursor) move(reverse bool) bool {
 	tx := c.tx
+	if tx == nil {
+		c.err = base.ErrTxDone
+		return false
+	}
 	tx.mu.Lock()
 	if c.valid && c.reverse == reverse && tx.alive() == nil && c.seen == tx.writes && c.err == nil {
 		ok := c.step()
@@ -250,6 +258,9 @@ func (c *Cursor) Close() error {
 }
 
 func (c *Cursor) close() {
+	if c.tx == nil {
+		return
+	}
 	c.tx.mu.Lock()
 	defer c.tx.mu.Unlock()
 	if c.tx.alive() == nil {

@@ -107,6 +107,9 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 	if err != nil {
 		return err
 	}
+	if tx.reads.on {
+		tx.readKey(t, key) // which entries are new depends on it, and so does a refusal
+	}
 	gone := m == recordcache.ModeDelete
 	refused := found && m == recordcache.ModeInsert || !found && (gone || m == recordcache.ModeUpdate)
 	if err := u.plan(set, key, value, found, gone); err != nil {

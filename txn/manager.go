@@ -140,7 +140,7 @@ type segmentPins struct {
 // pos is the end of the last recovered commit record.
 func NewManager(c Config, snaps *Snapshots, last base.CommitTS, pos base.LSN) *Manager {
 	m := &Manager{
-		Config: c, snaps: snaps, waits: newWaits(),
+		Config: c, snaps: snaps, waits: newWaits(c.Failure),
 		closing: make(chan struct{}), sweeps: make(chan *sweep, 1024), relaxed: make(chan struct{}),
 	}
 	m.commit.last, m.commit.safe, m.commit.pubEnd = last, last, pos

@@ -41,8 +41,9 @@ import (
 // in a leaf or a frame before 2 began, and that, or a newer one of the record that has a
 // timestamp, too, is found. If it was afterwards, U has told T.
 //
-// A drop of a table is announced in Table.Dropped before it takes its timestamp; 4
-// looks at it (checkDropped).
+// A drop of a table puts its timestamp into Table.Dropped in the step that takes it,
+// under committer.mu; 4 looks at it. A drop that is announced only, and waits for whoever
+// has written the table, is no change yet: it comes later, if at all.
 
 const (
 	// maxRounds is how often a read set is looked through: more often only if writers
@@ -246,14 +247,10 @@ func (tx *Tx) validate() (vague bool, err error) {
 	return false, nil
 }
 
-// checkDropped returns ErrConflict if a table that was read is dropped, or about to
-// be. A drop that is announced waits for who has written the table. One that waits
-// for nobody, of the entries of an index, is not announced: from its publication on
-// others write no entries any more, and what was read there tells nothing.
+// checkDropped returns ErrConflict if the drop of a table that was read has a timestamp.
 func (tx *Tx) checkDropped() error {
 	for _, t := range tx.reads.tables {
-		d := base.CommitTS(t.Dropped.Load())
-		if d != 0 && (d != base.MaxTS || !slices.Contains(tx.tables, t)) {
+		if ts := t.Dropped.Load(); ts != 0 && ts != uint64(base.MaxTS) {
 			return base.ErrConflict
 		}
 	}

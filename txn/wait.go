@@ -43,6 +43,9 @@ type waits struct {
 	// slept counts sleeps since Open; it rises once a wake finds the sleeper. woken
 	// counts how many of them a wake, or the end of a statement, has ended.
 	slept, woken atomic.Uint64
+	// failure returns the error that poisoned the store, or nil. Who waits looks at it
+	// as at an outcome: it is set before the owner whose commit it fails calls wake.
+	failure func() error
 
 	mu     sync.Mutex // guards the fields below, queues and waiters
 	at     map[base.TxnID]*waiter
@@ -80,6 +83,7 @@ type waiter struct {
 
 	q          *queue // guarded by waits.mu, as what follows
 	prev, next *waiter
+	asleep     bool
 }
 
 // obstacle is a version that is in the way of a writer.
@@ -97,9 +101,10 @@ func (o *obstacle) gone() bool {
 	return st == versionchain.Committed || st == versionchain.Aborted || o.owner.DeadEpoch(o.epoch) || o.owner.Undone() != o.undone
 }
 
-func newWaits() *waits {
+func newWaits(failure func() error) *waits {
 	return &waits{
-		at: make(map[base.TxnID]*waiter), queues: make(map[record]*queue),
+		failure: failure,
+		at:      make(map[base.TxnID]*waiter), queues: make(map[record]*queue),
 		owned: make(map[base.TxnID]map[*queue]struct{}),
 	}
 }
@@ -108,8 +113,8 @@ func newWaits() *waits {
 // looks whether the obstacle is there, looks for a cycle, and queues up; then it
 // sleeps, holding no lock of a leaf. ErrDeadlock: the requester is the victim.
 // ErrConflict: the owner has committed what fails s. ErrLockTimeout, ErrClosed, the
-// context's error. Whatever it returns, leave must
-// follow when the statement ends.
+// context's error, what poisoned the store. Whatever it returns, leave must follow
+// when the statement ends.
 func (w *waits) wait(ctx context.Context, closing <-chan struct{}, s *waiter, o obstacle) error {
 	if s.wake == nil {
 		s.wake = make(chan error, 1)
@@ -137,8 +142,9 @@ func (w *waits) wait(ctx context.Context, closing <-chan struct{}, s *waiter, o 
 		err = base.ErrLockTimeout
 	}
 	w.mu.Lock()
-	delete(w.at, s.me) // if it was let in meanwhile, leave lets in the next
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	w.awake(s)
+	w.quit(s, nil, 0) // in one step: while it is in a queue, others look for cycles through it
 	return err
 }
 
@@ -149,6 +155,9 @@ func (w *waits) enqueue(s *waiter, o obstacle) (again bool, err error) {
 	defer w.mu.Unlock()
 	if o.gone() {
 		return true, nil
+	}
+	if err := w.failure(); err != nil {
+		return false, err // perhaps its commit failed, and it has woken all that it will
 	}
 	if s.limit < 0 {
 		return false, base.ErrLockTimeout
@@ -172,9 +181,20 @@ func (w *waits) enqueue(s *waiter, o obstacle) (again bool, err error) {
 	if first {
 		w.setOwner(q, o.owner, o.epoch)
 	}
-	w.at[s.me] = s
+	w.at[s.me], s.asleep = s, true
 	w.slept.Add(1)
 	return false, nil
+}
+
+// awake notes that s does not sleep any more: its edge is gone from this moment on.
+// Two goroutines that use one transaction, which they must not, may be asleep in two
+// places: what waits behind the one is not to wait for ever because of the other.
+// REQUIRES: w.mu is held.
+func (w *waits) awake(s *waiter) {
+	s.asleep = false
+	if w.at[s.me] == s {
+		delete(w.at, s.me)
+	}
 }
 
 // cycle reports whether who waits for next, as me is about to, waits for me.
@@ -243,10 +263,10 @@ func (w *waits) letIn(q *queue) {
 
 // rouse ends the sleep of s with err. REQUIRES: w.mu is held.
 func (w *waits) rouse(s *waiter, err error) {
-	if w.at[s.me] != s {
+	if !s.asleep {
 		return // it ends its sleep itself
 	}
-	delete(w.at, s.me) // its edge is gone from this moment on
+	w.awake(s)
 	w.woken.Add(1)
 	s.wake <- err
 }
@@ -263,6 +283,12 @@ func (w *waits) leave(s *waiter, owner *versionchain.Outcome, epoch base.Epoch) 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.n.Add(-1)
+	w.quit(s, owner, epoch)
+}
+
+// quit takes s off its queue, if it is in one; owner and epoch as for leave. Those
+// behind it wait for whom it waited for. REQUIRES: w.mu is held.
+func (w *waits) quit(s *waiter, owner *versionchain.Outcome, epoch base.Epoch) {
 	q := s.q
 	if q == nil {
 		return

@@ -84,6 +84,8 @@ func (w *waits) empty(t *testing.T) {
 
 var bg = context.Background()
 
+func sound() error { return nil }
+
 func committed(o *versionchain.Outcome) { o.SetCommitting(5); o.SetCommitted(5) }
 
 func aborted(o *versionchain.Outcome) { o.Prepare(true) }
@@ -93,7 +95,7 @@ func aborted(o *versionchain.Outcome) { o.Prepare(true) }
 func TestWaitsForOutcome(t *testing.T) {
 	for name, decide := range map[string]func(*versionchain.Outcome){"commit": committed, "rollback": aborted} {
 		t.Run(name, func(t *testing.T) {
-			w := newWaits()
+			w := newWaits(sound)
 			o := versionchain.NewOutcome(1)
 			var k []*sleeper
 			for i := range 6 {
@@ -142,7 +144,7 @@ func TestWaitsForOutcome(t *testing.T) {
 // A statement that gets the record hands its queue to itself: who waits behind it
 // sleeps on until it ends, and is let in once.
 func TestWaitsForTheNextOwner(t *testing.T) {
-	w := newWaits()
+	w := newWaits(sound)
 	first := versionchain.NewOutcome(1)
 	a := begin(bg, t, w, stmt(2, "k"), at(first, 0))
 	b := begin(bg, t, w, stmt(3, "k"), at(first, 0))
@@ -179,7 +181,7 @@ func TestWaitsForTheNextOwner(t *testing.T) {
 
 // A dead epoch wakes those who wait for it, and nobody else (S5).
 func TestWaitsForEpoch(t *testing.T) {
-	w := newWaits()
+	w := newWaits(sound)
 	o := versionchain.NewOutcome(1)
 	low := begin(bg, t, w, stmt(2, "low"), at(o, 1))
 	high := begin(bg, t, w, stmt(3, "high"), at(o, 5))
@@ -199,7 +201,7 @@ func TestWaitsForEpoch(t *testing.T) {
 // epoch. Whoever saw it before, and comes to wait after the rollback has looked for
 // waiters, must not sleep: nobody wakes it before the owner ends. It slept, once.
 func TestWaitsNotForWhatWasUndone(t *testing.T) {
-	w := newWaits()
+	w := newWaits(sound)
 	o := versionchain.NewOutcome(1)
 	seen := at(o, 3)
 	o.CountUndone()
@@ -218,7 +220,7 @@ func TestWaitsNotForWhatWasUndone(t *testing.T) {
 func TestWaitsEndWithContextCloseAndTimeout(t *testing.T) {
 	for name, want := range map[string]error{"context": context.Canceled, "close": base.ErrClosed, "timeout": base.ErrLockTimeout} {
 		t.Run(name, func(t *testing.T) {
-			w := newWaits()
+			w := newWaits(sound)
 			o := versionchain.NewOutcome(1)
 			ctx, cancel := context.WithCancel(bg)
 			defer cancel()
@@ -258,7 +260,7 @@ func TestWaitsEndWithContextCloseAndTimeout(t *testing.T) {
 // One that was let in and gives up at the same moment lets in the next.
 func TestWaitsLetInAndCancelled(t *testing.T) {
 	for range 200 {
-		w := newWaits()
+		w := newWaits(sound)
 		o := versionchain.NewOutcome(1)
 		ctx, cancel := context.WithCancel(bg)
 		a := begin(ctx, t, w, stmt(2, "k"), at(o, 0))
@@ -278,7 +280,7 @@ func TestWaitsLetInAndCancelled(t *testing.T) {
 
 // Below zero a statement does not wait; if there is nothing to wait for it goes on.
 func TestNoWait(t *testing.T) {
-	w := newWaits()
+	w := newWaits(sound)
 	o := versionchain.NewOutcome(1)
 	s := stmt(2, "k")
 	s.limit = -1
@@ -295,7 +297,7 @@ func TestNoWait(t *testing.T) {
 
 // The requester whose wait would close a cycle is the victim; the others go on.
 func TestDeadlocks(t *testing.T) {
-	w := newWaits()
+	w := newWaits(sound)
 	var o [7]*versionchain.Outcome
 	for i := range o {
 		o[i] = versionchain.NewOutcome(base.TxnID(i))
@@ -352,7 +354,7 @@ func TestDeadlocks(t *testing.T) {
 // Who was let in, finds another owner and waits again may close a cycle through
 // those that wait behind it.
 func TestDeadlockOfTheFirst(t *testing.T) {
-	w := newWaits()
+	w := newWaits(sound)
 	o := [6]*versionchain.Outcome{}
 	for i := range o {
 		o[i] = versionchain.NewOutcome(base.TxnID(i))
@@ -377,5 +379,76 @@ func TestDeadlockOfTheFirst(t *testing.T) {
 	w.wake(o[3], 0)
 	c.ends(t, nil)
 	w.leave(c.s, o[4], 0)
+	w.empty(t)
+}
+
+// A statement that gives up is in its queue no longer than it sleeps. It once stayed
+// there until it had come round to leave: who queued up behind it meanwhile looked for
+// a cycle, found nobody asleep there, and inherited its place and its edge, which
+// nobody looked at any more. Here 3 waits for 1 behind 2, who has given up, and 1
+// waits for 3: both slept for ever.
+func TestDeadlockBehindOneWhoGaveUp(t *testing.T) {
+	w := newWaits(sound)
+	o1, o3 := versionchain.NewOutcome(1), versionchain.NewOutcome(3)
+	ctx, cancel := context.WithCancel(bg)
+	a := begin(ctx, t, w, stmt(2, "k"), at(o1, 0))
+	b := begin(bg, t, w, stmt(1, "x"), at(o3, 0))
+	cancel()
+	a.ends(t, context.Canceled)
+	s := stmt(3, "k")
+	s.limit = time.Minute
+	if err := w.wait(bg, nil, s, at(o1, 0)); !errors.Is(err, base.ErrDeadlock) {
+		t.Fatalf("3 waits for 1, which waits for 3: %v", err)
+	}
+	w.leave(s, nil, 0)
+	w.leave(a.s, nil, 0)
+	b.sleeps(t)
+	aborted(o3)
+	w.wake(o3, 0)
+	b.ends(t, nil)
+	w.leave(b.s, nil, 0)
+	w.empty(t)
+}
+
+// A commit that fails with the store wakes once, and its outcome is never told. Who
+// saw its version before, and comes to wait only then, was forgotten.
+func TestNoWaitInAFailedStore(t *testing.T) {
+	failure := errors.New("the disk is gone")
+	var failed error
+	w := newWaits(func() error { return failed })
+	o := versionchain.NewOutcome(1)
+	o.Prepare(false)
+	o.SetCommitting(5)
+	seen := at(o, 0)
+	failed = failure
+	w.wake(o, 0)
+	s := stmt(2, "k")
+	s.limit = time.Minute
+	if err := w.wait(bg, nil, s, seen); !errors.Is(err, failure) {
+		t.Fatalf("waiting for a commit that failed: %v", err)
+	}
+	w.leave(s, nil, 0)
+	w.empty(t)
+}
+
+// Two goroutines use one transaction, against the rules, and sleep in two queues. The
+// first was never woken, and so nobody behind it, of whatever transaction, was let in.
+func TestNobodySuffersFromMisuse(t *testing.T) {
+	w := newWaits(sound)
+	o1, o2 := versionchain.NewOutcome(1), versionchain.NewOutcome(2)
+	a := begin(bg, t, w, stmt(3, "k"), at(o1, 0))
+	b := begin(bg, t, w, stmt(3, "x"), at(o2, 0))
+	behind := begin(bg, t, w, stmt(4, "k"), at(o1, 0))
+	aborted(o1)
+	w.wake(o1, 0)
+	a.ends(t, nil)
+	w.leave(a.s, nil, 0)
+	behind.ends(t, nil)
+	w.leave(behind.s, nil, 0)
+	b.sleeps(t)
+	aborted(o2)
+	w.wake(o2, 0)
+	b.ends(t, nil)
+	w.leave(b.s, nil, 0)
 	w.empty(t)
 }
