@@ -60,7 +60,6 @@ type DB struct {
 	ckpt    checkpointer
 	collect collector
 	syncer  syncer
-	opened  time.Time // when the watcher began
 	watch   watcher
 	closed  atomic.Bool
 	gate    gate // of whatever is no transaction: Close ends it and waits for it
@@ -170,7 +169,6 @@ func (db *DB) start() error {
 	db.ckpt.start(db)
 	tick := time.NewTicker(db.o.SyncInterval)
 	db.syncer.start(db, tick.C, tick.Stop, nil)
-	db.opened = time.Now()
 	watch := time.NewTicker(watchEvery(db.o.TxAgeLimit))
 	db.watch.start(db, watch.C, watch.Stop, nil)
 	return db.openIndexes()

@@ -19,11 +19,13 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// rapid's default of 100 checks is for functions, not for whole stores.
-	set := false
-	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "rapid.checks" })
-	if !set {
-		_ = flag.Set("rapid.checks", "25")
+	// rapid's default of 100 checks of 30 steps is for functions, not for whole stores.
+	for name, def := range map[string]string{"rapid.checks": "25", "rapid.steps": "100"} {
+		set := false
+		flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+		if !set {
+			_ = flag.Set(name, def)
+		}
 	}
 	_ = flag.Set("rapid.nofailfile", "true")
 	code := m.Run()

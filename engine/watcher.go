@@ -28,12 +28,16 @@ func (w *watcher) start(db *DB, ticks <-chan time.Time, stopTicks func(), seen c
 	w.stop = make(chan struct{})
 	w.done.Go(func() {
 		defer stopTicks()
+		var zero time.Time // of the coarse clock: a tick before the first
 		for {
 			select {
 			case <-w.stop:
 				return
 			case now := <-ticks:
-				for _, long := range db.m.Tick(now.Sub(db.opened), db.o.TxAgeLimit) {
+				if zero.IsZero() {
+					zero = now.Add(-watchEvery(db.o.TxAgeLimit))
+				}
+				for _, long := range db.m.Tick(now.Sub(zero), db.o.TxAgeLimit) {
 					db.longTransaction(long)
 				}
 			}

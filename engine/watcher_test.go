@@ -15,12 +15,15 @@ func watched(t *testing.T, o *Options) (db *DB, at func(time.Duration) []LongTra
 	db.watch.close()
 	ticks, seen := make(chan time.Time), make(chan struct{})
 	db.watch.start(db, ticks, func() {}, seen)
-	return db, func(d time.Duration) []LongTransactionInfo {
+	begun := time.Unix(0, 0)
+	at = func(d time.Duration) []LongTransactionInfo {
 		told = nil
-		ticks <- db.opened.Add(d)
+		ticks <- begun.Add(d)
 		<-seen
 		return told
 	}
+	at(0)
+	return db, at
 }
 
 // A transaction that stays open past the limit is told of, once, with what it is and,

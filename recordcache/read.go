@@ -2,6 +2,7 @@ package recordcache
 
 import (
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/internal/seeded"
 	"github.com/sakerdb/saker/seriallog"
 	"github.com/sakerdb/saker/tablespace"
 	"github.com/sakerdb/saker/versionchain"
@@ -174,6 +175,9 @@ func (fl *frameList) skip(i int, r *versionchain.Reader, key []byte, hash uint64
 			newest = base.MaxTS
 		} else {
 			st, ts := f.out.Status()
+			if seeded.On(seeded.DirtyFrame) && st == versionchain.Active {
+				st, ts = versionchain.Committed, r.Snapshot
+			}
 			if st != versionchain.Committed || ts > r.Snapshot {
 				return true
 			}
@@ -246,7 +250,7 @@ func (c *Cache) consult(f *frame, bytes []byte, r *versionchain.Reader, sc *Scra
 		if row.Kind == base.KindLock || !f.sees(r, row) {
 			continue
 		}
-		if !b.have || row.Newer(b.ord) {
+		if !b.have || (row.Newer(b.ord) && !seeded.On(seeded.FirstFrame)) {
 			*b = best{have: true, kind: row.Kind, ord: row.Order}
 			dst = append(dst[:n], row.Value...)
 		}
@@ -259,6 +263,10 @@ func (c *Cache) consult(f *frame, bytes []byte, r *versionchain.Reader, sc *Scra
 func (f *frame) sees(r *versionchain.Reader, row *versionchain.Row) bool {
 	if f.out == nil {
 		return row.TS <= r.Snapshot
+	}
+	if seeded.On(seeded.DirtyFrame) && f.out.Active() {
+		row.TS = r.Snapshot
+		return true
 	}
 	ts, ok := r.Sees(f.out, row.Epoch)
 	row.TS = ts

@@ -508,13 +508,15 @@ func (l *Leaf) addLarge(w *Writer, i int, exact bool, key []byte) bool {
 	}
 	head := l.page.Version(l.page.Newest(i))
 	own := head.Undecided() && head.Txn() == w.Self.ID
+	if own {
+		l.dropMerged(w, i, &head)
+	}
 	if own && head.Epoch >= w.Stretch && !head.Pinned() {
 		return l.page.Replace(i, nil, &v)
 	}
 	if !l.page.Push(i, nil, &v) {
 		return false
 	}
-	w.Covered = own
 	l.live++
 	return true
 }

@@ -353,6 +353,9 @@ func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) (boo
 	if t.moved.Load() != moved || (!entry && t.sealed.Load() != sealed) {
 		return false, nil
 	}
+	if entry && t.overlapsLocked(l) {
+		return false, nil // a leaf made from the same entry has moved right, or been split
+	}
 	if p := floor(t.tree, key); p != nil {
 		if bytes.Compare(key, p.low) >= 0 {
 			if p.high == nil || bytes.Compare(key, p.high) < 0 {
@@ -388,6 +391,27 @@ func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) (boo
 	t.cache.ring.add(l)
 	t.addLocked(l)
 	return true, nil
+}
+
+// overlapsLocked reports whether a present leaf has keys of l's range. If so, the
+// entry that l was read from is not in the map any more, or does not end there: a
+// leaf was made present from it, lost its frames, and sealed what it was filled
+// with into entries of their own. As long as that leaf, or a part of it, is present,
+// it is found here; when it collapses, moved tells. REQUIRES: t.mu is held.
+func (t *Table) overlapsLocked(l *Leaf) bool {
+	found := false
+	look := func(it dirItem) bool {
+		p := it.leaf
+		found = (l.high == nil || bytes.Compare(p.low, l.high) < 0) && (p.high == nil || bytes.Compare(p.high, l.low) > 0)
+		return !found && (l.high == nil || it.low < string(l.high))
+	}
+	if p := floor(t.tree, l.low); p != nil {
+		look(dirItem{leaf: p})
+	}
+	if !found {
+		t.tree.AscendGreaterOrEqual(itemAt(l.low, nil), look)
+	}
+	return found
 }
 
 // beforeLocked returns the leaf whose item precedes that of l.

@@ -6,6 +6,8 @@ import (
 	"errors"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/internal/seeded"
+	"github.com/sakerdb/saker/savepoint"
 	"github.com/sakerdb/saker/versionchain"
 )
 
@@ -33,17 +35,15 @@ type Writer struct {
 	versionchain.Reader            // Self is the transaction's outcome
 	Epoch               base.Epoch // current savepoint epoch
 	Stretch             base.Epoch // since when no live savepoint began (S6)
-	Logged              bool       // the caller keeps redo of what it writes
-	Large               bool       // past ChillThreshold: full leaves go to the temp table
-	Hint                *Leaf      // where the last write went
-	Scratch             Scratch    // for frames that a write must read
+	// Savepoints are the live ones; nil is none. The writer's goroutine changes them.
+	Savepoints *savepoint.Stack
+	Logged     bool    // the caller keeps redo of what it writes
+	Large      bool    // past ChillThreshold: full leaves go to the temp table
+	Hint       *Leaf   // where the last write went
+	Scratch    Scratch // for frames that a write must read
 
 	// LastLeave is the leave number of the version that the last write made.
 	LastLeave base.Leave
-
-	// Covered is set by a write whose version went above one of the same
-	// transaction, from before the current stretch.
-	Covered bool
 
 	// NeedBytes is, after errNoMemory, the block that could not be had.
 	NeedBytes int
@@ -253,6 +253,9 @@ func (l *Leaf) exists(w *Writer, i int, exact bool) (exists, known bool, err err
 // Two cases are decided unread: all of it published and not newer than the
 // snapshot, or the filter does not know the key. Own frames never conflict.
 func (fl *frameList) mustRead(w *Writer, key []byte) bool {
+	if seeded.On(seeded.SkippedFrames) {
+		return false
+	}
 	hash, hashed := uint64(0), false
 	for i := range fl.frames {
 		f := &fl.frames[i]
@@ -440,13 +443,15 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 			v.Leave = w.Self.Leave()
 			w.LastLeave = v.Leave
 		}
+		if own {
+			l.dropMerged(w, i, &head)
+		}
 		if own && head.Epoch >= w.Stretch && !head.Pinned() {
 			return l.page.Replace(i, value, &v)
 		}
 		if !l.page.Push(i, value, &v) {
 			return false
 		}
-		w.Covered = own
 		l.live++
 		return true
 	}
@@ -458,6 +463,18 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 	}
 	l.live++
 	return true
+}
+
+// dropMerged leaves one version of record i in the stretch of its newest one, which
+// is w's own: releasing savepoints merged the stretches of those below (S6). Whoever
+// takes a savepoint for each statement would else pile up versions, in memory and
+// then in frames (M5). A lock hides nothing.
+func (l *Leaf) dropMerged(w *Writer, i int, head *versionchain.Ver) {
+	if w.Savepoints == nil || head.Prior == 0 || head.Kind() == base.KindLock {
+		return
+	}
+	from := w.Savepoints.StretchOf(head.Epoch)
+	l.live = max(0, l.live-l.page.DropSuperseded(l.page.Newest(i), w.Self.ID, from))
 }
 
 // popGarbage removes the newest version of record i if its transaction aborted
@@ -518,7 +535,6 @@ func (l *Leaf) restore(w *Writer, i int, key, value []byte, v *versionchain.Ver)
 	if !l.page.Insert(i, key, p.value, int(l.prefix), &c) || !l.page.Push(i, value, v) {
 		return false, true
 	}
-	w.Covered = own
 	l.live++
 	l.table.cache.Stats.RestoredChains.Add(1)
 	return true, true

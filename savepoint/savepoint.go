@@ -45,6 +45,7 @@ type Mark struct {
 	Start      base.Epoch
 	Refs       int        // length of the transaction's write list then
 	Departures base.Leave // departures then: equal on rollback, nothing has left memory
+	Written    base.Epoch // every live write then was in an epoch below
 }
 
 // Stack holds the live savepoints of one transaction, outermost first.
@@ -70,6 +71,15 @@ func (s *Stack) Stretch() base.Epoch {
 		return 0
 	}
 	return s.marks[len(s.marks)-1].Start
+}
+
+// StretchOf returns the epoch since which, seen from e, no live savepoint began.
+func (s *Stack) StretchOf(e base.Epoch) base.Epoch {
+	i := sort.Search(len(s.marks), func(i int) bool { return s.marks[i].Start > e })
+	if i == 0 {
+		return 0
+	}
+	return s.marks[i-1].Start
 }
 
 // Push begins a savepoint and returns its start epoch, which names it. It

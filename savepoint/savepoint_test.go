@@ -100,3 +100,26 @@ func TestStackEndsWithItsCounter(t *testing.T) {
 		}
 	}
 }
+
+// A stretch begins with the newest live savepoint at or before the epoch; a release
+// merges it into the one around it.
+func TestStretchOf(t *testing.T) {
+	var s Stack
+	a, _ := s.Push(Mark{}) // 1
+	b, _ := s.Push(Mark{}) // 2
+	s.RollbackTo(b)        // now 3
+	c, _ := s.Push(Mark{}) // 4
+	check := func(want ...base.Epoch) {
+		t.Helper()
+		for e, start := range want {
+			if got := s.StretchOf(base.Epoch(e)); got != start {
+				t.Errorf("epoch %d is of the stretch from %d, want %d", e, got, start)
+			}
+		}
+	}
+	check(0, a, b, b, c, c)
+	s.Release(c)
+	check(0, a, b, b, b, b)
+	s.Release(a)
+	check(0, 0, 0, 0, 0, 0)
+}

@@ -20,6 +20,7 @@ type part struct {
 	file *segment.File
 	inc  uint32 // the incarnation that wrote it
 	end  int64  // of the bytes below the position
+	kept bool   // recovery or a reader needs it
 }
 
 // parts returns the segments of the log below upto, in order. What they say is
@@ -37,6 +38,7 @@ func (l *Log) parts(upto base.LSN) ([]part, error) {
 			continue
 		}
 		p := part{seq: s.seq, file: s.file, inc: s.header.Incarnation, end: s.used}
+		p.kept = s.seq >= l.SegmentOf(l.ckpt) || s.pins > 0 || s.readers > 0
 		if p.inc == 0 {
 			p.inc = l.opts.Incarnation // begun by this opening, not read
 		}

@@ -373,6 +373,7 @@ func (m *Manager) register(tx *Tx) error {
 	id := base.TxnID(uint64(m.Incarnation)<<base.TxnSeqBits | m.seq.Add(1))
 	tx.out = versionchain.NewOutcome(id)
 	tx.w.Self = tx.out
+	tx.w.Savepoints = &tx.sp
 	tx.w.Logged = true
 	tx.owner.Store(uint64(id))
 	tx.out.Keeper.Store(tx.state)

@@ -102,7 +102,8 @@ func (rs *readSet) addKey(t *recordcache.Table, key []byte) {
 func (rs *readSet) addRange(t *recordcache.Table, from, to []byte, through bool) {
 	n := rs.table(t)
 	s := rs.latest(n)
-	if s != nil && (rs.within(s, from) || bytes.Equal(rs.get(s.to), from)) { // it goes on where the last one ended
+	// It goes on where the last one ended, which is nowhere if that was the table's end.
+	if s != nil && (rs.within(s, from) || (s.to != open && bytes.Equal(rs.get(s.to), from))) {
 		had := len(rs.keys)
 		if end := rs.putTo(to, through); rs.compareTo(end, s.to) > 0 {
 			s.to, rs.sorted = end, false

@@ -3,9 +3,11 @@ package txn
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/internal/seeded"
 	"github.com/sakerdb/saker/recordcache"
 )
 
@@ -85,7 +87,7 @@ func (tx *Tx) readBy(t *recordcache.Table, m recordcache.Mode, key []byte, err e
 // up to its row, or the rest of the range if it has passed the last one.
 // REQUIRES: tx.mu is held, the transaction is alive.
 func (c *Cursor) track() {
-	if !c.tracks {
+	if !c.tracks || seeded.On(seeded.UntrackedRange) {
 		return
 	}
 	c.tracks = false
@@ -158,7 +160,9 @@ func (tx *Tx) forgetReads() {
 
 // validates reports whether the transaction's reads must be validated: it has
 // written, if only to take it back.
-func (st *state) validates() bool { return st.reads.on && st.writes > 0 }
+func (st *state) validates() bool {
+	return st.reads.on && st.writes > 0 && !seeded.On(seeded.SkippedValidation)
+}
 
 // enqueueValidated is enqueue for a serializable transaction. ErrConflict if others
 // have changed what it has read.
@@ -171,6 +175,9 @@ func (tx *Tx) enqueueValidated() error {
 		if vague, err = tx.validate(); err == nil {
 			if m.Validated != nil {
 				m.Validated()
+			}
+			for n := 0; n < 1000 && seeded.On(seeded.UntoldReaders); n++ {
+				runtime.Gosched() // the moment that the bug needs is short
 			}
 			err = tx.enqueue(&tx.record, &tx.pending)
 		}
@@ -297,6 +304,9 @@ func (c *committer) judgeLocked(tx *Tx) error {
 // held, and tx has its timestamp.
 func (c *committer) tellLocked(tx *Tx) {
 	left := maxTold
+	if seeded.On(seeded.UntoldReaders) {
+		return
+	}
 	for _, rs := range c.readers {
 		if rs.doomed {
 			continue

@@ -116,8 +116,9 @@ type state struct {
 	redo    []byte
 	bytes   int64 // of keys and values written
 	charged int64
-	writes  uint64 // statements that wrote: cursors look again after one
-	relief  uint   // writes since the transaction last looked for memory
+	writes  uint64     // statements that wrote: cursors look again after one
+	written base.Epoch // every live write was in an epoch below
+	relief  uint       // writes since the transaction last looked for memory
 
 	trackMu sync.Mutex // guards segs and first, since the scavenger chills too, and changes of tables
 	segs    []uint64
@@ -237,21 +238,40 @@ func (tx *Tx) AppendGet(dst []byte, t *recordcache.Table, key []byte) ([]byte, e
 
 // GetForUpdate locks the record, present or absent, against writers until the
 // transaction ends, and returns its value. ErrNotFound if it is absent; the
-// lock is held all the same. ErrConflict, ErrDeadlock.
+// lock is held all the same. ErrConflict, ErrDeadlock. If the value cannot be read
+// from disk there is no lock, but at ReadCommitted, where it is read after it.
 func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
+	if err := tx.enter(t); err != nil {
+		return nil, err
+	}
+	if err := checkKey(key); err != nil {
+		return nil, err
+	}
+	var val []byte
+	var found bool
+	var err error
+	if tx.iso != ReadCommitted { // the lock does not change what the snapshot has
+		if val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key); err != nil {
+			return nil, fmt.Errorf("saker: get: %w", err)
+		}
+	}
 	if err := tx.write(t, recordcache.ModeLock, key, nil); err != nil {
 		return nil, err
 	}
-	val, found, err := t.Get(&tx.w.Reader, &tx.sc, nil, key)
-	if err == nil && !found {
-		err = base.ErrNotFound
+	if tx.iso == ReadCommitted {
+		val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key)
 	}
-	if val == nil && err == nil {
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("saker: get: %w", err)
+	case !found:
+		return nil, base.ErrNotFound
+	case val == nil:
 		val = []byte{}
 	}
-	return val, err
+	return val, nil
 }
 
 // Put inserts the row or replaces its value. It waits while another transaction
@@ -318,6 +338,7 @@ func (tx *Tx) apply(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 		return err
 	}
 	tx.writes++
+	tx.written = tx.w.Epoch + 1
 	tx.bytes += int64(len(key) + len(value) + 16)
 	if tx.w.Large {
 		return nil
@@ -386,9 +407,10 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 				return nil, err
 			}
 			if s == nil {
-				// What is written on its newest version no commit of another one fails.
-				firm := tx.iso != ReadCommitted && tx.w.Snapshot != newest
-				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, firm: firm, limit: tx.patience}
+				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.patience}
+				if tx.iso == ReadCommitted {
+					s.snapshot = base.MaxTS
+				}
 			}
 			o := obstacle{tx.w.WaitOn, tx.w.WaitEpoch, tx.w.WaitUndone}
 			err = tx.parked(func() error { return mgr.waits.wait(ctx, mgr.closing, s, o) })
@@ -452,7 +474,7 @@ func (tx *Tx) Savepoint() (Savepoint, error) {
 
 // push begins a savepoint. REQUIRES: tx.mu is held.
 func (tx *Tx) push() (savepoint.Mark, error) {
-	mark := savepoint.Mark{Refs: len(tx.refs)}
+	mark := savepoint.Mark{Refs: len(tx.refs), Written: tx.written}
 	if tx.out != nil {
 		mark.Departures = tx.out.Departures()
 	}
@@ -499,11 +521,25 @@ func (tx *Tx) undo(mark savepoint.Mark) {
 	if tx.out == nil {
 		return
 	}
+	if tx.written > dead.From {
+		tx.kill(mark, dead)
+	}
+	tx.written = min(tx.written, mark.Written)
+	tx.out.CountUndone()
+	tx.m.waits.wake(tx.out, dead.From)
+}
+
+// kill makes what was written in the dead epochs, since mark, garbage.
+func (tx *Tx) kill(mark savepoint.Mark, dead base.EpochRange) {
 	// What reached the log or a frame is dead by its epoch. The interval is
-	// recorded first: from here on readers of the transaction and waiters know.
+	// recorded first: from here on readers of the transaction and waiters know. It
+	// begins behind the last epoch that has something live: so the intervals of
+	// rollbacks with nothing between them are one.
+	interval := base.EpochRange{From: mark.Written, To: dead.To}
 	undone := !tx.w.Large
-	if tx.w.Large || tx.out.Departures() != mark.Departures {
-		tx.out.SetDead(tx.out.Dead().Add(dead))
+	recorded := tx.w.Large || tx.out.Departures() != mark.Departures
+	if recorded {
+		tx.out.SetDead(tx.out.Dead().Add(interval))
 	}
 	if !tx.w.Large {
 		for i := len(tx.refs) - 1; i >= mark.Refs; i-- {
@@ -518,11 +554,9 @@ func (tx *Tx) undo(mark savepoint.Mark) {
 		}
 		tx.truncateRedo(mark)
 	}
-	if !undone || tx.out.Departures() != mark.Departures {
-		tx.out.SetDead(tx.out.Dead().Add(dead)) // the scavenger may have moved some meanwhile
+	if !recorded && (!undone || tx.out.Departures() != mark.Departures) {
+		tx.out.SetDead(tx.out.Dead().Add(interval)) // the scavenger may have moved some meanwhile
 	}
-	tx.out.CountUndone()
-	tx.m.waits.wake(tx.out, dead.From)
 }
 
 // truncateRedo drops the redo of dead epochs. If a group was logged since the

@@ -18,7 +18,7 @@ import (
 //	owner ◄───────── first ◄──────── second,  third,  fourth …
 //	(txn, epoch)       │
 //	  aborts, or rolls back the epoch: the first is let in ─► it looks at the record again
-//	  commits: all that this fails (snapshot level) wake; of the others the first is let in
+//	  commits: all that this fails (snapshot level) end; of the others the first is let in
 //
 // Who was let in stays the first until its statement ends (leave). If the record is
 // then its own, the others wait for it as the new owner, and nobody wakes; if not,
@@ -67,14 +67,16 @@ type queue struct {
 // waiter is a statement that waits, or may have to. It belongs to its statement, but
 // for what the mutex guards.
 type waiter struct {
-	me   base.TxnID
-	rec  record
-	firm bool // a version committed meanwhile fails it, whatever follows
+	me  base.TxnID
+	rec record
+	// snapshot is what a version of the record must not be newer than, or the
+	// statement fails: ErrConflict. MaxTS if it goes on with any version.
+	snapshot base.CommitTS
 	// limit bounds its waits, all together; 0 is no bound, below 0 it never waits.
 	limit time.Duration
 
 	timer *time.Timer
-	wake  chan struct{} // one message a sleep; nil until it waits
+	wake  chan error // one message a sleep; nil until it waits
 
 	q          *queue // guarded by waits.mu, as what follows
 	prev, next *waiter
@@ -105,11 +107,12 @@ func newWaits() *waits {
 // wait sleeps until it is s's turn to look at the record again. Under one mutex it
 // looks whether the obstacle is there, looks for a cycle, and queues up; then it
 // sleeps, holding no lock of a leaf. ErrDeadlock: the requester is the victim.
-// ErrLockTimeout, ErrClosed, the context's error. Whatever it returns, leave must
+// ErrConflict: the owner has committed what fails s. ErrLockTimeout, ErrClosed, the
+// context's error. Whatever it returns, leave must
 // follow when the statement ends.
 func (w *waits) wait(ctx context.Context, closing <-chan struct{}, s *waiter, o obstacle) error {
 	if s.wake == nil {
-		s.wake = make(chan struct{}, 1)
+		s.wake = make(chan error, 1)
 		w.n.Add(1)
 	}
 	if again, err := w.enqueue(s, o); again || err != nil {
@@ -124,8 +127,8 @@ func (w *waits) wait(ctx context.Context, closing <-chan struct{}, s *waiter, o 
 	}
 	var err error
 	select {
-	case <-s.wake:
-		return nil
+	case err = <-s.wake:
+		return err
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-closing:
@@ -202,25 +205,27 @@ func (w *waits) wake(o *versionchain.Outcome, from base.Epoch) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	st, _ := o.Status()
+	st, ts := o.Status()
 	for q := range w.owned[o.ID] {
 		if q.epoch < from {
 			continue
 		}
 		if st == versionchain.Committed {
-			w.fail(q)
+			w.fail(q, ts)
 		}
 		w.letIn(q)
 	}
 }
 
-// fail wakes all that a commit of the record fails. REQUIRES: w.mu is held.
-func (w *waits) fail(q *queue) {
+// fail wakes all whom a version of the record that was committed at ts fails. What
+// they wait for may be another's by now: they need not look at it to know.
+// REQUIRES: w.mu is held.
+func (w *waits) fail(q *queue, ts base.CommitTS) {
 	for s := q.first; s != nil; {
 		next := s.next
-		if s.firm {
+		if ts > s.snapshot {
 			q.remove(s)
-			w.rouse(s)
+			w.rouse(s, base.ErrConflict)
 		}
 		s = next
 	}
@@ -230,20 +235,20 @@ func (w *waits) fail(q *queue) {
 func (w *waits) letIn(q *queue) {
 	w.setOwner(q, nil, 0)
 	if q.first != nil {
-		w.rouse(q.first)
+		w.rouse(q.first, nil)
 		return
 	}
 	delete(w.queues, q.rec)
 }
 
-// rouse ends the sleep of s. REQUIRES: w.mu is held.
-func (w *waits) rouse(s *waiter) {
+// rouse ends the sleep of s with err. REQUIRES: w.mu is held.
+func (w *waits) rouse(s *waiter, err error) {
 	if w.at[s.me] != s {
 		return // it ends its sleep itself
 	}
 	delete(w.at, s.me) // its edge is gone from this moment on
 	w.woken.Add(1)
-	s.wake <- struct{}{}
+	s.wake <- err
 }
 
 // leave ends a statement that has waited; s is nil if it has not. owner is its transaction if the

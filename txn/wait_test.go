@@ -19,7 +19,9 @@ type sleeper struct {
 }
 
 // stmt returns a statement of transaction me that wants record k.
-func stmt(me base.TxnID, k string) *waiter { return &waiter{me: me, rec: record{1, k}} }
+func stmt(me base.TxnID, k string) *waiter {
+	return &waiter{me: me, rec: record{1, k}, snapshot: base.MaxTS}
+}
 
 // at is the obstacle that o's version of epoch e is now.
 func at(o *versionchain.Outcome, e base.Epoch) obstacle { return obstacle{o, e, o.Undone()} }
@@ -87,7 +89,7 @@ func committed(o *versionchain.Outcome) { o.SetCommitting(5); o.SetCommitted(5) 
 func aborted(o *versionchain.Outcome) { o.Prepare(true) }
 
 // An owner's end lets in the first of each queue. The others follow one by one, as
-// the statements before them end. A commit wakes, besides, all that it fails.
+// the statements before them end. A commit ends, besides, all that it fails.
 func TestWaitsForOutcome(t *testing.T) {
 	for name, decide := range map[string]func(*versionchain.Outcome){"commit": committed, "rollback": aborted} {
 		t.Run(name, func(t *testing.T) {
@@ -96,7 +98,12 @@ func TestWaitsForOutcome(t *testing.T) {
 			var k []*sleeper
 			for i := range 6 {
 				s := stmt(base.TxnID(10+i), "k")
-				s.firm = i == 1 || i == 4
+				switch i {
+				case 1, 4:
+					s.snapshot = 4
+				case 2:
+					s.snapshot = 5 // sees the commit: it is no conflict
+				}
 				k = append(k, begin(bg, t, w, s, at(o, 0)))
 			}
 			other := begin(bg, t, w, stmt(3, "other"), at(o, 0))
@@ -106,7 +113,7 @@ func TestWaitsForOutcome(t *testing.T) {
 			w.leave(other.s, nil, 0)
 			if name == "commit" {
 				for _, i := range []int{4, 1} {
-					k[i].ends(t, nil)
+					k[i].ends(t, base.ErrConflict)
 					w.leave(k[i].s, nil, 0)
 					k = append(k[:i], k[i+1:]...)
 				}
@@ -259,7 +266,9 @@ func TestWaitsLetInAndCancelled(t *testing.T) {
 		aborted(o)
 		go cancel()
 		w.wake(o, 0)
-		<-a.done
+		if err := <-a.done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
 		w.leave(a.s, nil, 0)
 		b.ends(t, nil)
 		w.leave(b.s, nil, 0)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/internal/seeded"
 )
 
 // Registry finds the outcome of a transaction by the TxnID in a version. A
@@ -99,7 +100,10 @@ func (r *Reader) Sees(o *Outcome, e base.Epoch) (ts base.CommitTS, ok bool) {
 		return base.MaxTS, !o.DeadEpoch(e)
 	}
 	st, ts := o.Status()
-	if st != Committed || ts > r.Snapshot || o.DeadEpoch(e) {
+	if seeded.On(seeded.VisibleUndecided) && st == Active {
+		return r.Snapshot, true
+	}
+	if st != Committed || ts > r.Snapshot || (o.DeadEpoch(e) && !seeded.On(seeded.VisibleRolledBack)) {
 		return 0, false
 	}
 	return ts, true
@@ -136,7 +140,7 @@ func (p *Page) Visible(i int, r *Reader) (Found, error) {
 			off = v.Prior
 			continue
 		}
-		ts, ok := v.TS(), v.TS() <= r.Snapshot
+		ts, ok := v.TS(), v.TS() <= r.Snapshot || (seeded.On(seeded.VisibleTooNew) && v.TS() == r.Snapshot+1)
 		if v.Undecided() {
 			o := r.Self
 			if o == nil || o.ID != v.Txn() {
@@ -177,9 +181,11 @@ const (
 )
 
 // CheckWrite applies first-updater-wins to record i for writer r. For Wait it
-// returns whom to wait for and the epoch of the version in the way (S5).
+// returns whom to wait for and the epoch of the version in the way (S5): nobody, if
+// below that version the chain has one that is a conflict whatever comes of it.
 // Aborted and dead versions are passed over; they are garbage.
 func (p *Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch base.Epoch, err error) {
+	verdict = Unknown
 	for off := p.Newest(i); off != 0; {
 		v := p.Version(off)
 		if v.Dropped() {
@@ -187,10 +193,14 @@ func (p *Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch
 			continue
 		}
 		if !v.Undecided() {
-			if v.TS() > r.Snapshot {
+			switch {
+			case v.TS() > r.Snapshot && !seeded.On(seeded.SkippedConflict):
 				return Conflict, nil, 0, nil
+			case verdict == Unknown:
+				return Go, nil, 0, nil
+			default:
+				return verdict, on, epoch, nil
 			}
-			return Go, nil, 0, nil
 		}
 		o := r.Self
 		if o == nil || o.ID != v.Txn() {
@@ -198,13 +208,18 @@ func (p *Page) CheckWrite(i int, r *Reader) (verdict Verdict, on *Outcome, epoch
 				return 0, nil, 0, unknownOwner(v.Txn())
 			}
 		}
-		verdict, decided := r.CheckOwner(o, v.Epoch)
-		if decided {
-			return verdict, o, v.Epoch, nil
+		switch found, decided := r.CheckOwner(o, v.Epoch); {
+		case !decided:
+		case found == Conflict, found == Go && verdict == Unknown:
+			return found, o, v.Epoch, nil
+		case found == Go:
+			return verdict, on, epoch, nil
+		case verdict == Unknown:
+			verdict, on, epoch = Wait, o, v.Epoch
 		}
 		off = v.Prior
 	}
-	return Unknown, nil, 0, nil
+	return verdict, on, epoch, nil
 }
 
 // CheckOwner is CheckWrite for one version of o: decided is false when the
@@ -220,7 +235,7 @@ func (r *Reader) CheckOwner(o *Outcome, e base.Epoch) (verdict Verdict, decided 
 	case Aborted:
 		return Unknown, false
 	case Committed:
-		if ts > r.Snapshot {
+		if ts > r.Snapshot && !seeded.On(seeded.SkippedConflict) {
 			return Conflict, true
 		}
 		return Go, true

@@ -239,6 +239,14 @@ func TestCheckWrite(t *testing.T) {
 		{"t5 d, 30 a", 20, 1, Conflict, 0, 0},
 		{"t5 d", 40, 1, Unknown, 0, 0},
 		{"t2.4 e, t2.1 d", 5, 2, Go, 0, 0},
+		// Whatever becomes of t2, what was committed below it is a conflict.
+		{"t2.1 d, 30 a", 29, 1, Conflict, 0, 0},
+		{"t2.1 d, 30 a", 30, 1, Wait, 2, 1},
+		{"t2.2 e, t2.1 d, 30 lock", 29, 1, Conflict, 0, 0},
+		{"t2.2 e, t2.1 d, 30 lock", 30, 1, Wait, 2, 2},
+		{"t2.1 d, t4 x", 44, 1, Conflict, 0, 0},
+		{"t2.1 d, t4 x", 45, 1, Wait, 2, 1},
+		{"t2.1 d, t5 x", 45, 1, Wait, 2, 1},
 	} {
 		r := &Reader{Snapshot: c.snapshot, Reg: reg, Self: out[c.self]}
 		p := storyOf(t, c.story)

@@ -1,6 +1,9 @@
 package versionchain
 
-import "github.com/sakerdb/saker/internal/base"
+import (
+	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/internal/seeded"
+)
 
 // Changed reports whether o is another transaction than the reader's and has a
 // timestamp above the snapshot: what it wrote in epoch e is a change of what r has
@@ -32,7 +35,7 @@ func (p *Page) Changed(i int, r *Reader) (changed, known bool, err error) {
 			continue
 		}
 		if !v.Undecided() {
-			return v.TS() > r.Snapshot, true, nil
+			return v.TS() > r.Snapshot && !(seeded.On(seeded.ValidatedTooOld) && v.TS() == r.Snapshot+1), true, nil
 		}
 		o := r.Self
 		if o == nil || o.ID != v.Txn() {

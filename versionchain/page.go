@@ -382,15 +382,24 @@ func (p *Page) Pop(i int) (gone bool) {
 	return true
 }
 
-// Unlink removes the version below the newest one of record i. REQUIRES: there is
-// one, and it is not pinned.
-func (p *Page) Unlink(i int) {
-	off := p.Newest(i)
+// DropSuperseded unlinks what lies below the version at off, as long as transaction
+// id wrote it in epoch from or later and nobody holds it, and returns how many
+// versions that were. REQUIRES: the version at off is id's and is no lock.
+func (p *Page) DropSuperseded(off uint16, id base.TxnID, from base.Epoch) (n int) {
 	v := p.Version(off)
-	below := p.Version(v.Prior)
-	p.garbage += uint16(versionHeader + below.stored())
-	v.Prior = below.Prior
-	p.putVersion(int(off), &v)
+	for v.Prior != 0 {
+		below := p.Version(v.Prior)
+		if below.Stamp != UndecidedStamp(id) || below.Epoch < from || below.Pinned() || below.Dropped() {
+			break
+		}
+		p.garbage += uint16(versionHeader + below.stored())
+		v.Prior = below.Prior
+		n++
+	}
+	if n > 0 {
+		p.putVersion(int(off), &v)
+	}
+	return n
 }
 
 func (p *Page) removeSlot(i int) {
