@@ -35,7 +35,7 @@ func BenchmarkSerializable(b *testing.B) {
 	}
 }
 
-func readModifyWrite(b *testing.B, db *DB, tb *Table, level Isolation, two bool, rows uint64, rng *rand.Rand) {
+func readModifyWrite(b *testing.B, db *DB, tb *Table, level Isolation, two bool, rows uint64, rng *rand.Rand) { //nolint:thelper // as fatal
 	var key [8]byte
 	var buf [128]byte
 	for {
@@ -72,7 +72,7 @@ func readModifyWrite(b *testing.B, db *DB, tb *Table, level Isolation, two bool,
 func BenchmarkSerializableFalseAborts(b *testing.B) {
 	db, tb := loaded(b, abortKeys)
 	for _, reads := range []int{10, 100, 1000, 5000} {
-		for _, spans := range []int{16, 256, 1024} {
+		for _, spans := range []int{16, 256, 1024, 4096} {
 			b.Run(fmt.Sprintf("reads=%d/spans=%d", reads, spans), func(b *testing.B) {
 				db.m.ReadSpans = spans
 				a := &aborts{B: b, db: db, tb: tb, reads: reads, rng: rand.New(rand.NewPCG(1, 1)), changed: map[uint64]int{}}

@@ -38,7 +38,6 @@ type serialTx struct {
 	sps        []serialSP
 	registered bool // it tried to write
 	wrote      bool // and did, or rolled back
-	changed    bool // a statement answered ErrConflict
 	cursor     *openCursor
 }
 

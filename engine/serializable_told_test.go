@@ -61,7 +61,7 @@ func eachTold(t *testing.T, fn func(s *told, large bool)) {
 
 // A change of what was read, the last moment before the timestamp.
 func TestSerializableToldOfChange(t *testing.T) {
-	eachTold(t, func(s *told, large bool) {
+	eachTold(t, func(s *told, _ bool) {
 		for _, change := range []func(tx *Tx){
 			func(tx *Tx) { put(s, tx, s.tb, "b", "2") },
 			func(tx *Tx) { put(s, tx, s.tb, "bb", "2") },
@@ -149,7 +149,7 @@ func TestSerializableLooksAgain(t *testing.T) {
 // A small transaction with more keys than are compared under the committer's mutex
 // makes the reader look again, too.
 func TestSerializableToldOfMany(t *testing.T) {
-	eachTold(t, func(s *told, large bool) {
+	eachTold(t, func(s *told, _ bool) {
 		many := func(hit string) func() {
 			return func() {
 				if s.looks > 1 {
@@ -215,6 +215,17 @@ func TestSerializableDropWaits(t *testing.T) {
 			eventually(s, "drop", func() bool { return s.tb.Dropped.Load() != 0 })
 		}))
 		check(s, <-done)
+	})
+}
+
+// A drop that waits for nobody, as that of an index: once it is published others do
+// not write the table any more, and what was read in it cannot be validated, not even
+// by a transaction that has written it.
+func TestSerializableDropThatDoesNotWait(t *testing.T) {
+	eachTold(t, func(s *told, _ bool) {
+		err := s.commit(func() { s.tb.Dropped.Store(uint64(s.db.m.Clock())) })
+		s.tb.Dropped.Store(0)
+		wantErr(s, "commit", err, ErrConflict)
 	})
 }
 

@@ -180,12 +180,12 @@ func (x *change) mustRead(list *frameList, at, end []byte) bool {
 
 // mayHold reports whether the frame may have a change in [at, end).
 func (x *change) mayHold(f *frame, at, end []byte) bool {
-	switch {
-	case f.out == nil:
+	switch f.out {
+	case nil:
 		if f.Newest <= x.r.Snapshot {
 			return false
 		}
-	case f.out == x.r.Self:
+	case x.r.Self:
 		return false
 	default:
 		st, ts := f.out.Status()

@@ -10,7 +10,8 @@ import (
 )
 
 // Scan returns the rows of r in key order, descending with Reverse, as the
-// transaction's snapshot and its own writes have them. The bytes of a Row are
+// transaction's snapshot and its own writes have them; at ReadCommitted as of when the
+// iteration begins. The bytes of a Row are
 // valid until the next iteration. An error ends the scan and comes as the last
 // pair. Own writes made while scanning are seen from the next row on.
 func (tx *Tx) Scan(t *recordcache.Table, r Range) iter.Seq2[Row, error] {

@@ -42,7 +42,7 @@ import (
 // timestamp, too, is found. If it was afterwards, U has told T.
 //
 // A drop of a table is announced in Table.Dropped before it takes its timestamp; 4
-// looks at it. It waits for whoever has written the table.
+// looks at it (checkDropped).
 
 const (
 	// maxRounds is how often a read set is looked through: more often only if writers
@@ -247,10 +247,13 @@ func (tx *Tx) validate() (vague bool, err error) {
 }
 
 // checkDropped returns ErrConflict if a table that was read is dropped, or about to
-// be. A drop waits for who has written the table.
+// be. A drop that is announced waits for who has written the table. One that waits
+// for nobody, of the entries of an index, is not announced: from its publication on
+// others write no entries any more, and what was read there tells nothing.
 func (tx *Tx) checkDropped() error {
 	for _, t := range tx.reads.tables {
-		if t.Dropped.Load() != 0 && !slices.Contains(tx.tables, t) {
+		d := base.CommitTS(t.Dropped.Load())
+		if d != 0 && (d != base.MaxTS || !slices.Contains(tx.tables, t)) {
 			return base.ErrConflict
 		}
 	}

@@ -24,7 +24,8 @@ const (
 	Snapshot Isolation = iota
 	// ReadCommitted reads what is committed when a statement begins; a write waits
 	// for whoever is changing the record and works on its newest version. A scan or
-	// cursor is one statement, which begins when it is made.
+	// cursor is one statement: it reads as of when the scan begins, or the cursor is
+	// made. An open transaction keeps the snapshot of its last statement.
 	ReadCommitted
 	// Serializable behaves as if transactions ran one after another.
 	Serializable
