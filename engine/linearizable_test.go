@@ -121,7 +121,7 @@ func (r *recordRun) run(seed uint64, clients, n int) []porcupine.Operation {
 func (r *recordRun) do(in recordIn, rng *rand.Rand) (out recordOut, err error) {
 	key := fmt.Appendf(nil, "record%d", in.key)
 	row := func(v int) []byte {
-		return append(strconv.AppendInt(nil, int64(v), 10), bytes.Repeat([]byte{'.'}, v%400)...)
+		return append(strconv.AppendInt(nil, int64(v), 10), bytes.Repeat([]byte("."), v%400)...)
 	}
 	read := func(get func(*Table, []byte) ([]byte, error)) (int, error) {
 		b, err := get(r.tb, key)

@@ -130,15 +130,17 @@ func (m *machine) again(x *mtx, s int) {
 		m.fatalf(s, "begin: %v", err)
 	}
 	for mk, o := range x.own {
-		mode := recordcache.ModePut
-		if o.val == nil {
-			mode = recordcache.ModeDelete
+		modes := []recordcache.Mode{recordcache.ModePut}
+		switch {
+		case !o.written:
+			modes[0] = recordcache.ModeLock
+		case o.val == nil: // of what need not have been there
+			modes = append(modes, recordcache.ModeDelete)
 		}
-		if !o.written {
-			mode = recordcache.ModeLock
-		}
-		if _, err := run(tx, mk.t.h[s], mode, []byte(mk.k), o.val); err != nil && !errors.Is(err, ErrNotFound) {
-			m.fatalf(s, "tx %d again: %v", x.id, err)
+		for _, mode := range modes {
+			if _, err := run(tx, mk.t.h[s], mode, []byte(mk.k), o.val); err != nil && !errors.Is(err, ErrNotFound) {
+				m.fatalf(s, "tx %d again: %v", x.id, err)
+			}
 		}
 	}
 	if err := tx.Commit(); err != nil {

@@ -380,11 +380,10 @@ func (t *Table) link(l *Leaf, key []byte, entry bool, moved, sealed uint64) (boo
 		}
 	}
 	l.setFences(l.low, l.high)
-	if more := l.cost() - l.charged; more > 0 { // for fences of the neighbours
-		if !t.cache.arena.Charge(more) {
-			return false, &needError{more}
-		}
-		l.charged += more
+	// The neighbours' fences may be longer than those of the entry, or shorter: keys
+	// of 8 KiB cost, and what was charged for one that is not the leaf's stayed charged.
+	if !l.settleCharge(t.cache) {
+		return false, &needError{l.cost() - l.charged}
 	}
 	// In the ring before anybody can find it: a commit that walks the ring must
 	// not miss a leaf that its transaction has written.

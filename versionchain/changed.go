@@ -35,7 +35,7 @@ func (p *Page) Changed(i int, r *Reader) (changed, known bool, err error) {
 			continue
 		}
 		if !v.Undecided() {
-			return v.TS() > r.Snapshot && !(seeded.On(seeded.ValidatedTooOld) && v.TS() == r.Snapshot+1), true, nil
+			return v.TS() > r.Snapshot && (v.TS() != r.Snapshot+1 || !seeded.On(seeded.ValidatedTooOld)), true, nil
 		}
 		o := r.Self
 		if o == nil || o.ID != v.Txn() {

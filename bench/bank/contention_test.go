@@ -42,7 +42,7 @@ func benchBank(b *testing.B, level engine.Isolation, accounts int) *bank {
 
 // together runs op b.N times in some goroutines, and reports the conflicts,
 // deadlocks and waits of each.
-func (k *bank) together(b *testing.B, goroutines int, op func(rng *rand.Rand) error) {
+func together(b *testing.B, k *bank, goroutines int, op func(rng *rand.Rand) error) {
 	b.Helper()
 	before := k.store.Metrics()
 	b.ReportAllocs()
@@ -80,12 +80,12 @@ func BenchmarkHotCounter(b *testing.B) {
 			for _, goroutines := range benchGoroutines {
 				b.Run(fmt.Sprintf("%v/lock=%v/goroutines=%d", level, lock, goroutines), func(b *testing.B) {
 					k := benchBank(b, level, 2)
-					k.together(b, goroutines, func(*rand.Rand) error {
+					together(b, k, goroutines, func(*rand.Rand) error {
 						return k.store.UpdateWith(ctx, engine.TxOptions{Isolation: level, NoSync: true}, func(tx *engine.Tx) error {
 							return k.add(tx, 0, 1, lock)
 						})
 					})
-					k.expect(b, 0, opening+int64(b.N))
+					expect(b, k, 0, opening+int64(b.N))
 				})
 			}
 		}
@@ -100,7 +100,7 @@ func BenchmarkTransfer(b *testing.B) {
 			for _, goroutines := range benchGoroutines {
 				b.Run(fmt.Sprintf("accounts=%d/%v/goroutines=%d", accounts, level, goroutines), func(b *testing.B) {
 					k := benchBank(b, level, accounts)
-					k.together(b, goroutines, func(rng *rand.Rand) error {
+					together(b, k, goroutines, func(rng *rand.Rand) error {
 						from, to := rng.IntN(accounts), rng.IntN(accounts-1)
 						if to >= from {
 							to++
@@ -119,7 +119,7 @@ func BenchmarkTransfer(b *testing.B) {
 }
 
 // expect checks the balance of an account.
-func (k *bank) expect(b *testing.B, i int, want int64) {
+func expect(b *testing.B, k *bank, i int, want int64) {
 	b.Helper()
 	err := k.store.View(context.Background(), func(tx *engine.Tx) error {
 		v, err := tx.Get(k.table, account(i))

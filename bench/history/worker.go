@@ -252,7 +252,7 @@ func (r *recorded) append(key int) error {
 	}
 	r.wrote = true
 	element := r.element.Add(1)
-	r.value = encode(r.value[:0], append(list[:len(list):len(list)], element), r.rng.IntN(600))
+	r.value = encode(r.value[:0], append(slices.Clip(list), element), r.rng.IntN(600))
 	k := rowKey(key)
 	switch n := r.rng.IntN(10); {
 	case n < 6:
