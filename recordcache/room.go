@@ -517,7 +517,6 @@ func (l *Leaf) addLarge(w *Writer, i int, exact bool, key []byte) bool {
 	if !l.page.Push(i, nil, &v) {
 		return false
 	}
-	w.Covered = own
 	l.live++
 	return true
 }

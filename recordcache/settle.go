@@ -78,34 +78,6 @@ func (t *Table) Undo(hint *Leaf, key []byte, id base.TxnID, from base.Epoch) boo
 	return true
 }
 
-// Squeeze removes, from below the newest version of key, those that id wrote in
-// epoch from or later: a savepoint between them was released (S6). One that
-// somebody holds stays, and what is below it.
-func (t *Table) Squeeze(hint *Leaf, key []byte, id base.TxnID, from base.Epoch) {
-	l := t.lockKey(hint, key)
-	if l == nil {
-		return // in frames, of which merges keep the newest
-	}
-	defer l.mu.Unlock()
-	i, ok := l.page.Find(key, int(l.prefix))
-	if !ok {
-		return
-	}
-	own := func(v *versionchain.Ver) bool { return v.Undecided() && v.Txn() == id && v.Epoch >= from }
-	head := l.page.Version(l.page.Newest(i))
-	for own(&head) && head.Prior != 0 {
-		v := l.page.Version(head.Prior)
-		if v.Pinned() || !own(&v) && !v.Dropped() {
-			return
-		}
-		if !v.Dropped() {
-			l.live = max(0, l.live-1)
-		}
-		l.page.Unlink(i)
-		head.Prior = v.Prior
-	}
-}
-
 // Collapse returns a leaf without resident rows to the gap around it: the leaf
 // map knows its frames. It reports whether it did.
 func (c *Cache) Collapse(l *Leaf) bool {

@@ -45,10 +45,6 @@ type Writer struct {
 	// LastLeave is the leave number of the version that the last write made.
 	LastLeave base.Leave
 
-	// Covered is set by a write whose version went above one of the same
-	// transaction, from before the current stretch.
-	Covered bool
-
 	// NeedBytes is, after errNoMemory, the block that could not be had.
 	NeedBytes int
 
@@ -456,7 +452,6 @@ func (l *Leaf) add(w *Writer, m Mode, i int, exact bool, key, value []byte) bool
 		if !l.page.Push(i, value, &v) {
 			return false
 		}
-		w.Covered = own
 		l.live++
 		return true
 	}
@@ -540,7 +535,6 @@ func (l *Leaf) restore(w *Writer, i int, key, value []byte, v *versionchain.Ver)
 	if !l.page.Insert(i, key, p.value, int(l.prefix), &c) || !l.page.Push(i, value, v) {
 		return false, true
 	}
-	w.Covered = own
 	l.live++
 	l.table.cache.Stats.RestoredChains.Add(1)
 	return true, true

@@ -33,9 +33,9 @@ import (
 // If the snapshot moves on within the statement, as at ReadCommitted, the row may have
 // changed since it was read. Then the statement begins anew, with a lock of the row.
 //
-// What the statement wrote above own versions of the same stretch is squeezed out
-// when the savepoint is released, so that a million updates in one transaction take
-// the memory of one (S6).
+// With the savepoint released, what the statement wrote above own versions of the
+// same stretch hides them, and the next write of the record drops them (S6): a
+// million updates in one transaction take the memory of two.
 
 // newest is a snapshot that sees everything published; of own versions it is below.
 const newest = base.MaxTS - 1
@@ -50,9 +50,9 @@ func (tx *Tx) writeIndexed(set []*recordcache.Index, t *recordcache.Table, m rec
 		tx.upkeep = newUpkeep()
 	}
 	u := tx.upkeep
-	err := tx.atomically(u, func() error { return tx.statement(u, set, t, m, key, value, false) })
+	err := tx.atomically(func() error { return tx.statement(u, set, t, m, key, value, false) })
 	if err == errMoved { //nolint:errorlint // nobody wraps it
-		err = tx.atomically(u, func() error { return tx.statement(u, set, t, m, key, value, true) })
+		err = tx.atomically(func() error { return tx.statement(u, set, t, m, key, value, true) })
 	}
 	if tx.alive() == nil { // else the state is not the transaction's any more
 		u.forget()
@@ -61,8 +61,8 @@ func (tx *Tx) writeIndexed(set []*recordcache.Index, t *recordcache.Table, m rec
 }
 
 // atomically runs fn under a savepoint of its own, which it takes back if fn fails.
-func (tx *Tx) atomically(u *upkeep, fn func() error) error {
-	outer, writes := tx.w.Stretch, tx.writes
+func (tx *Tx) atomically(fn func() error) error {
+	writes := tx.writes
 	mark, err := tx.push()
 	if err != nil {
 		return err
@@ -79,25 +79,14 @@ func (tx *Tx) atomically(u *upkeep, fn func() error) error {
 		tx.undo(mark)
 	}
 	tx.pop(mark.Start)
-	if err == nil {
-		tx.squeeze(u, outer)
-	}
 	return err
-}
-
-// squeeze removes the versions that those of the statement have superseded.
-func (tx *Tx) squeeze(u *upkeep, outer base.Epoch) {
-	for i := range u.covered {
-		c := &u.covered[i]
-		c.t.Squeeze(c.leaf, c.key, tx.out.ID, outer)
-	}
 }
 
 // statement writes the row and its entries. With lock the row is locked before it
 // is read; else errMoved asks for that.
 func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Table, m recordcache.Mode, key, value []byte, lock bool) error {
 	if lock {
-		if err := tx.set(u, t, recordcache.ModeLock, key, nil); err != nil {
+		if err := tx.apply(t, recordcache.ModeLock, key, nil); err != nil {
 			return err
 		}
 	}
@@ -120,7 +109,7 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 			return err
 		}
 	}
-	if err := tx.set(u, t, m, key, value); err != nil {
+	if err := tx.apply(t, m, key, value); err != nil {
 		return err
 	}
 	if !lock && tx.w.Snapshot != at {
@@ -134,18 +123,6 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 	return tx.putOthers(u)
 }
 
-// set is apply, and notes whether there is something to squeeze.
-func (tx *Tx) set(u *upkeep, t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
-	tx.w.Covered = false
-	if err := tx.apply(t, m, key, value); err != nil {
-		return err
-	}
-	if tx.w.Covered {
-		u.covered = append(u.covered, covered{t, tx.w.Hint, key})
-	}
-	return nil
-}
-
 // putUnique puts the new entries of unique indexes.
 func (tx *Tx) putUnique(u *upkeep) error {
 	for i := range u.changes {
@@ -156,7 +133,7 @@ func (tx *Tx) putUnique(u *upkeep) error {
 		ok, err := tx.enterIndex(c.ix)
 		for j := 0; ok && err == nil && j < len(c.now.at); j++ {
 			entry := c.now.get(j)
-			if err = tx.set(u, c.ix.Entries(), recordcache.ModeInsert, entry, u.key); err != nil {
+			if err = tx.apply(c.ix.Entries(), recordcache.ModeInsert, entry, u.key); err != nil {
 				err = tx.taken(c.ix, entry, err)
 			}
 		}
@@ -200,7 +177,7 @@ func (tx *Tx) replaceEntries(u *upkeep, c *change) error {
 				continue
 			}
 		}
-		if err := tx.set(u, t, recordcache.ModeErase, entry, nil); err != nil {
+		if err := tx.apply(t, recordcache.ModeErase, entry, nil); err != nil {
 			return err
 		}
 	}
@@ -208,7 +185,7 @@ func (tx *Tx) replaceEntries(u *upkeep, c *change) error {
 		return nil
 	}
 	for j := range c.now.at {
-		if err := tx.set(u, t, recordcache.ModePut, c.now.get(j), nil); err != nil {
+		if err := tx.apply(t, recordcache.ModePut, c.now.get(j), nil); err != nil {
 			return err
 		}
 	}
@@ -219,7 +196,7 @@ func (tx *Tx) replaceEntries(u *upkeep, c *change) error {
 // it is another row's: then two rows have the key, and the builder may not have
 // come to this one.
 func (tx *Tx) ofOther(u *upkeep, t *recordcache.Table, entry []byte) (bool, error) {
-	if err := tx.set(u, t, recordcache.ModeLock, entry, nil); err != nil {
+	if err := tx.apply(t, recordcache.ModeLock, entry, nil); err != nil {
 		return false, err
 	}
 	pk, found, err := t.Get(&tx.w.Reader, &tx.sc, nil, entry)

@@ -17,7 +17,6 @@ type upkeep struct {
 	key     []byte // of the row
 	old     []byte // its value before the statement
 	changes []change
-	covered []covered
 
 	// Of the call of a function under way.
 	into *entrySet // nil: none is
@@ -30,13 +29,6 @@ type upkeep struct {
 type change struct {
 	ix       *recordcache.Index
 	old, now entrySet // what is to be erased, what is to be put
-}
-
-// covered is a record of which a statement wrote a version above an own one.
-type covered struct {
-	t    *recordcache.Table
-	leaf *recordcache.Leaf
-	key  []byte
 }
 
 // entrySet is the keys of the entries of one row in one index.
@@ -191,6 +183,4 @@ func (u *upkeep) forget() {
 		c.old.reset()
 		c.now.reset()
 	}
-	clear(u.covered)
-	u.covered = u.covered[:0]
 }

@@ -402,17 +402,6 @@ func (p *Page) DropSuperseded(off uint16, id base.TxnID, from base.Epoch) (n int
 	return n
 }
 
-// Unlink removes the version below the newest one of record i. REQUIRES: there is
-// one, and it is not pinned.
-func (p *Page) Unlink(i int) {
-	off := p.Newest(i)
-	v := p.Version(off)
-	below := p.Version(v.Prior)
-	p.garbage += uint16(versionHeader + below.stored())
-	v.Prior = below.Prior
-	p.putVersion(int(off), &v)
-}
-
 func (p *Page) removeSlot(i int) {
 	n := p.Len()
 	p.garbage += uint16(2 + len(p.Key(i)))
