@@ -42,6 +42,6 @@
 //
 // Backup, Verify and Checkpoint may take long; Close ends them and waits (gate).
 //
-// Not promised: isolation above snapshots, several processes on one
-// directory; that Close is quick (it makes a checkpoint); that RSS equals Memory.
+// Not promised: several processes on one directory; that Close is quick (it makes
+// a checkpoint); that RSS equals Memory.
 package engine

@@ -1,6 +1,7 @@
 package versionchain
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -30,8 +31,7 @@ func TestDropSuperseded(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := MakePage(make([]byte, 4<<10))
-			for i := len(tc.chain) - 1; i >= 0; i-- {
-				x := tc.chain[i]
+			for i, x := range slices.Backward(tc.chain) {
 				v := Ver{Stamp: 30, Epoch: x.epoch}
 				if x.id != 0 {
 					v.Stamp, v.Flags = UndecidedStamp(x.id), FlagListed
