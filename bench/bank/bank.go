@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sakerdb/saker/bench/internal/harness"
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 )
 
@@ -22,7 +22,7 @@ const opening = 1000
 type bank struct {
 	c     *config
 	dir   string
-	store harness.Store
+	store command.Store
 	table *engine.Table
 
 	transfers, retries, rolledBack, savepoints, audits, rows atomic.Int64
@@ -76,7 +76,7 @@ func (b *bank) result(seconds float64, err error) *result {
 }
 
 func (b *bank) open(ctx context.Context) (err error) {
-	if err = b.store.Open(b.dir, &engine.Options{Memory: max(4<<20, 4*b.c.RecordMemory), RecordMemory: b.c.RecordMemory, LogLimit: 32 << 20}); err != nil {
+	if err = b.store.Open(b.dir, &engine.Options{Memory: int64(max(4<<20, 4*b.c.RecordMemory)), RecordMemory: int64(b.c.RecordMemory), LogLimit: 32 << 20}); err != nil {
 		return err
 	}
 	b.table, err = b.store.Table(ctx, "accounts")

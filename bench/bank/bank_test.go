@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/sakerdb/saker/bench/internal/harness"
+	"github.com/sakerdb/saker/bench/internal/command"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -26,7 +26,7 @@ func TestBank(t *testing.T) {
 				"-level", level, "-accounts", "4000", "-padding", "400", "-record-memory", "1MiB", "-goroutines", "16",
 				"-transfers", "2000", "-duration", "1h", "-seed", "5", "-json", file,
 			}
-			if got := run(args, &stdout, &stderr); got != harness.ExitOK {
+			if got := run(args, &stdout, &stderr); got != command.ExitOK {
 				t.Fatalf("exit status %d\n%s%s", got, &stdout, &stderr)
 			}
 			text, err := os.ReadFile(file)
@@ -47,7 +47,7 @@ func TestBank(t *testing.T) {
 func TestBankUsage(t *testing.T) {
 	var out bytes.Buffer
 	for _, args := range [][]string{{"-accounts", "1"}, {"-padding", "-1"}, {"-level", "none"}, {"-record-memory", "lots"}} {
-		if got := run(args, &out, &out); got != harness.ExitUsage {
+		if got := run(args, &out, &out); got != command.ExitUsage {
 			t.Errorf("%v: exit status %d", args, got)
 		}
 	}

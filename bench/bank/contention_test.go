@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/sakerdb/saker/bench/internal/harness"
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 )
 
@@ -24,7 +24,7 @@ var (
 // benchBank opens a bank with resident accounts.
 func benchBank(b *testing.B, level engine.Isolation, accounts int) *bank {
 	b.Helper()
-	k := newBank(&config{Flags: harness.Flags{Level: level, RecordMemory: 128 << 20}, accounts: accounts, padding: 92}, b.TempDir())
+	k := newBank(&config{Flags: command.Flags{Level: level, RecordMemory: 128 << 20}, accounts: accounts, padding: 92}, b.TempDir())
 	ctx := context.Background()
 	if err := k.open(ctx); err != nil {
 		b.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/sakerdb/saker/bench/internal/harness"
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 )
 
@@ -17,7 +17,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // config is what the command line asks for.
 type config struct {
-	harness.Flags
+	command.Flags
 	accounts int
 	goal     int64 // transfers; 0: the time decides alone
 	padding  int
@@ -26,7 +26,7 @@ type config struct {
 }
 
 func parse(args []string, usage io.Writer) (*config, error) {
-	c := &config{Flags: harness.Flags{Level: engine.Snapshot, Goroutines: 64, RecordMemory: 8 << 20, Duration: 10 * time.Second}}
+	c := &config{Flags: command.Flags{Level: engine.Snapshot, Goroutines: 64, RecordMemory: 8 << 20, Duration: 10 * time.Second}}
 	fs := c.NewFlagSet("bank", usage)
 	fs.IntVar(&c.accounts, "accounts", 100_000, "number of accounts")
 	fs.Int64Var(&c.goal, "transfers", 0, "end after so many transfers (default: -duration decides alone)")

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sakerdb/saker/bench/internal/harness"
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/internal/seeded"
 )
 
@@ -28,7 +28,7 @@ func TestSeededBugsAreFound(t *testing.T) {
 			seeded.Set(tc.bug)
 			var out bytes.Buffer
 			got := run([]string{"-level", tc.level, "-accounts", "200", "-record-memory", "1MiB", "-transfers", "50000", "-duration", "1h", "-seed", "5"}, &out, &out)
-			if got != harness.ExitFailed || !strings.Contains(out.String(), " accounts, not ") {
+			if got != command.ExitFailed || !strings.Contains(out.String(), " accounts, not ") {
 				t.Errorf("exit status %d\n%s", got, &out)
 			}
 		})

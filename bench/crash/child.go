@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 )
 
@@ -70,14 +71,14 @@ func child(arg string, stdin io.Reader, stdout, stderr io.Writer) int {
 	var o order
 	if err := json.Unmarshal([]byte(arg), &o); err != nil {
 		fmt.Fprintf(stderr, "crash: child: %v\n", err)
-		return exitUsage
+		return command.ExitUsage
 	}
 	in := bufio.NewReader(stdin)
 	fmt.Fprintln(stdout, sayOpening)
 	db, err := o.open()
 	if err != nil {
 		fmt.Fprintf(stderr, "open: %v\n", err)
-		return exitFailed
+		return command.ExitFailed
 	}
 	switch o.Job {
 	case jobWork:
@@ -92,16 +93,16 @@ func child(arg string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", o.Job, err)
-		return exitFailed
+		return command.ExitFailed
 	}
 	// The parent closes the pipe to end the child in peace. If the parent dies,
 	// that happens too.
 	_, _ = io.Copy(io.Discard, in)
 	if err := db.Close(); err != nil {
 		fmt.Fprintf(stderr, "close: %v\n", err)
-		return exitFailed
+		return command.ExitFailed
 	}
-	return exitOK
+	return command.ExitOK
 }
 
 func (o *order) open() (*engine.DB, error) {

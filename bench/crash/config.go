@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/sakerdb/saker/bench/internal/command"
 )
 
 // config is what the command line asks for.
@@ -17,7 +17,7 @@ type config struct {
 	duration     time.Duration // 0: rounds decide
 	seed         uint64        // 0: a random one
 	dir          string        // "": a temporary one, kept if something is wrong
-	recordMemory int64         // bytes
+	recordMemory command.ByteSize
 	verbose      bool
 }
 
@@ -37,10 +37,7 @@ func parseConfig(args []string, usage io.Writer) (*config, error) {
 	f.DurationVar(&c.duration, "duration", 0, "time after which no further round begins")
 	f.Uint64Var(&c.seed, "seed", 0, "seed of the workload, of the kills and of the store's options (default: a random one)")
 	f.StringVar(&c.dir, "dir", "", "empty or new `directory`, kept (default: a temporary one, kept if something is wrong)")
-	f.Func("record-memory", "`size` of record memory, such as 1MiB (default 1MiB)", func(s string) (err error) {
-		c.recordMemory, err = parseSize(s)
-		return err
-	})
+	f.Var(&c.recordMemory, "record-memory", "`size` of record memory, such as 1MiB")
 	f.BoolVar(&c.verbose, "v", false, "a line per round")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -69,25 +66,4 @@ func (c *config) check() error {
 		faults = append(faults, fmt.Errorf("-record-memory %d is not between %d and %d", c.recordMemory, leastRecordMemory, int64(mostRecordMemory)))
 	}
 	return errors.Join(faults...)
-}
-
-// parseSize reads a number of bytes with KiB, MiB, GiB or nothing behind it.
-func parseSize(s string) (int64, error) {
-	digits, unit := strings.TrimRight(s, "KMGiB"), int64(1)
-	switch strings.TrimPrefix(s, digits) {
-	case "", "B":
-	case "KiB", "K":
-		unit = 1 << 10
-	case "MiB", "M":
-		unit = 1 << 20
-	case "GiB", "G":
-		unit = 1 << 30
-	default:
-		return 0, fmt.Errorf("%q is not a size such as 1MiB", s)
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 0 || n > mostRecordMemory {
-		return 0, fmt.Errorf("%q is not a size such as 1MiB", s)
-	}
-	return n * unit, nil
 }

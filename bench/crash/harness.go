@@ -169,7 +169,7 @@ func (h *harness) fresh(rng *rand.Rand) error {
 			return err
 		}
 	}
-	h.oracle, h.options, h.age = newOracle(), randomOptions(rng, h.c.recordMemory), 0
+	h.oracle, h.options, h.age = newOracle(), randomOptions(rng, int64(h.c.recordMemory)), 0
 	h.res.stores++
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 )
 
@@ -117,7 +118,7 @@ func TestChildFailure(t *testing.T) {
 	}
 	for _, arg := range []string{"{", `{"Job":"none","Dir":"` + t.TempDir() + `"}`} {
 		var stderr strings.Builder
-		if status := child(arg, strings.NewReader(""), io.Discard, &stderr); status == exitOK || stderr.Len() == 0 {
+		if status := child(arg, strings.NewReader(""), io.Discard, &stderr); status == command.ExitOK || stderr.Len() == 0 {
 			t.Errorf("%s: status %d, %q", arg, status, stderr.String())
 		}
 	}
@@ -130,11 +131,11 @@ func TestCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range []string{"-rounds -1", "-dir " + dir, "-rounds 1 more"} {
-		if status := crash(strings.Fields(args), &out, &errs); status != exitUsage {
+		if status := crash(strings.Fields(args), &out, &errs); status != command.ExitUsage {
 			t.Errorf("%s: status %d", args, status)
 		}
 	}
-	if status := crash([]string{"-h"}, &out, &errs); status != exitOK {
+	if status := crash([]string{"-h"}, &out, &errs); status != command.ExitOK {
 		t.Errorf("-h: status %d", status)
 	}
 	r := result{seed: 5, round: 3, faults: make([]string, faultsShown+4), rounds: 3}

@@ -9,14 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-)
 
-// Exit statuses.
-const (
-	exitOK          = 0
-	exitFailed      = 1
-	exitUsage       = 2
-	exitInterrupted = 130
+	"github.com/sakerdb/saker/bench/internal/command"
 )
 
 func main() {
@@ -30,18 +24,18 @@ func main() {
 func crash(args []string, stdout, stderr io.Writer) int {
 	c, err := parseConfig(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
-		return exitOK
+		return command.ExitOK
 	}
 	var program, dir string
 	if err == nil {
 		program, err = os.Executable()
 	}
 	if err == nil {
-		dir, err = directory(c.dir)
+		dir, err = command.Directory("crash", c.dir)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "crash: %v\n", err)
-		return exitUsage
+		return command.ExitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -50,30 +44,14 @@ func crash(args []string, stdout, stderr io.Writer) int {
 	res.writeTable(stdout, dir)
 	switch {
 	case !res.ok():
-		return exitFailed
+		return command.ExitFailed
 	case c.dir == "":
 		if err := os.RemoveAll(dir); err != nil {
 			fmt.Fprintf(stderr, "crash: %v\n", err)
 		}
 	}
 	if ctx.Err() != nil {
-		return exitInterrupted
+		return command.ExitInterrupted
 	}
-	return exitOK
-}
-
-// directory returns the directory to work in: a temporary one, or one that is
-// new or empty.
-func directory(name string) (string, error) {
-	if name == "" {
-		return os.MkdirTemp("", "saker-crash-")
-	}
-	if err := os.MkdirAll(name, 0o755); err != nil {
-		return "", err
-	}
-	entries, err := os.ReadDir(name)
-	if err == nil && len(entries) > 0 {
-		err = fmt.Errorf("-dir %s is not empty", name)
-	}
-	return name, err
+	return command.ExitOK
 }

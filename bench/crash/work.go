@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 )
 
@@ -88,7 +89,7 @@ func (k *worker) writer(id int) *writer {
 // fault ends the child with what is wrong in the journal.
 func (k *worker) fault(writer int, err error) {
 	_ = k.j.write(record{Kind: kindFault, Writer: writer, Text: err.Error()})
-	os.Exit(exitFailed)
+	os.Exit(command.ExitFailed)
 }
 
 func (k *worker) table(name string) *engine.Table {

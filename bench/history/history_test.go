@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/sakerdb/saker/bench/internal/harness"
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 	"github.com/sakerdb/saker/internal/history"
 )
@@ -25,7 +25,7 @@ func TestRounds(t *testing.T) {
 	for _, level := range allLevels {
 		t.Run(level.String(), func(t *testing.T) {
 			c := &config{
-				Flags: harness.Flags{Level: level, Goroutines: 16, RecordMemory: 1 << 20, Seed: 7},
+				Flags: command.Flags{Level: level, Goroutines: 16, RecordMemory: 1 << 20, Seed: 7},
 				txns:  1500, keys: 60, reopen: true,
 			}
 			r := newRunner(c, t.TempDir())
@@ -71,7 +71,7 @@ func TestVerdict(t *testing.T) {
 		{engine.Snapshot, history.G2, true},
 		{engine.Serializable, history.G2, false},
 	} {
-		r := newRunner(&config{Flags: harness.Flags{Level: tc.level}}, "")
+		r := newRunner(&config{Flags: command.Flags{Level: tc.level}}, "")
 		r.res.counts[tc.kind] = 1
 		if a := (history.Anomaly{Kind: tc.kind}); r.res.forbids(tc.kind) {
 			r.res.forbidden = append(r.res.forbidden, a)
@@ -89,15 +89,15 @@ func TestCommand(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	var stdout, stderr bytes.Buffer
 	args := []string{"-txns", "300", "-goroutines", "4", "-level", "serializable", "-seed", "3"}
-	if got := run(args, &stdout, &stderr); got != harness.ExitOK || !strings.Contains(stdout.String(), "seed 3, level serializable") {
+	if got := run(args, &stdout, &stderr); got != command.ExitOK || !strings.Contains(stdout.String(), "seed 3, level serializable") {
 		t.Fatalf("exit status %d\n%s%s", got, &stdout, &stderr)
 	}
 	for _, args := range [][]string{{"-level", "best"}, {"-txns", "0"}, {"-keys", "0"}, {"-goroutines", "0"}, {"-record-memory", "1"}, {"-duration", "-1s"}, {"x"}, {"-dir", "/dev/null"}} {
-		if got := run(args, &stdout, &stderr); got != harness.ExitUsage {
+		if got := run(args, &stdout, &stderr); got != command.ExitUsage {
 			t.Errorf("%v: exit status %d", args, got)
 		}
 	}
-	if got := run([]string{"-h"}, &stdout, &stderr); got != harness.ExitOK {
+	if got := run([]string{"-h"}, &stdout, &stderr); got != command.ExitOK {
 		t.Errorf("-h: exit status %d", got)
 	}
 	h := &history.History{Txns: []history.Txn{{Ops: []history.Op{

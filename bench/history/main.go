@@ -6,7 +6,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/sakerdb/saker/bench/internal/harness"
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 )
 
@@ -14,7 +14,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // config is what the command line asks for.
 type config struct {
-	harness.Flags
+	command.Flags
 	txns   int // per round
 	keys   int // lists in use at a time
 	reopen bool
@@ -22,7 +22,7 @@ type config struct {
 
 // run is main without the process: it returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
-	c := &config{Flags: harness.Flags{Level: engine.Snapshot, Goroutines: 32, RecordMemory: 1 << 20}}
+	c := &config{Flags: command.Flags{Level: engine.Snapshot, Goroutines: 32, RecordMemory: 1 << 20}}
 	fs := c.NewFlagSet("history", stderr)
 	fs.IntVar(&c.txns, "txns", 20000, "transactions of a round; there is one, or as many as begin within -duration")
 	fs.IntVar(&c.keys, "keys", 100, "lists in use at a time")

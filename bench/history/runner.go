@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sakerdb/saker/bench/internal/harness"
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 	"github.com/sakerdb/saker/internal/history"
 )
@@ -21,7 +21,7 @@ const maxList = 24
 type runner struct {
 	c      *config
 	dir    string
-	store  harness.Store
+	store  command.Store
 	lists  *engine.Table
 	filler *engine.Table
 	res    *result
@@ -67,7 +67,7 @@ func (r *runner) run(ctx context.Context) *result {
 
 func (r *runner) open(ctx context.Context) error {
 	err := r.store.Open(r.dir, &engine.Options{
-		Memory: 4 << 20, RecordMemory: r.c.RecordMemory, ChillThreshold: 32 << 10,
+		Memory: 4 << 20, RecordMemory: int64(r.c.RecordMemory), ChillThreshold: 32 << 10,
 		LogLimit: 4 << 20, LogSegmentSize: 1 << 20, MapMemTable: 64 << 10, RunSize: 4 << 20,
 	})
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/sakerdb/saker/bench/internal/harness"
+	"github.com/sakerdb/saker/bench/internal/command"
 	"github.com/sakerdb/saker/engine"
 	"github.com/sakerdb/saker/internal/history"
 	"github.com/sakerdb/saker/internal/seeded"
@@ -55,7 +55,7 @@ func TestSeededBugsAreFound(t *testing.T) {
 			defer seeded.Set(seeded.None)
 			for try := range uint64(tries) {
 				c := &config{
-					Flags: harness.Flags{Level: tc.level, Goroutines: 32, RecordMemory: 1 << 20, Seed: *seed + try},
+					Flags: command.Flags{Level: tc.level, Goroutines: 32, RecordMemory: 1 << 20, Seed: *seed + try},
 					txns:  2500, keys: 60,
 				}
 				res := newRunner(c, t.TempDir()).run(context.Background())

@@ -5,9 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
-	"strconv"
-	"strings"
+
+	"github.com/sakerdb/saker/bench/internal/command"
 )
 
 const (
@@ -18,9 +17,9 @@ const (
 // config is what the command line asks for.
 type config struct {
 	rows         int64
-	recordMemory byteSize
-	memory       byteSize // 0: the engine's default
-	chill        byteSize // 0: the engine's default
+	recordMemory command.ByteSize
+	memory       command.ByteSize // 0: the engine's default
+	chill        command.ByteSize // 0: the engine's default
 	valueSize    int
 	order        string
 	dir          string // "": a temporary one, removed afterwards
@@ -90,62 +89,6 @@ func (c *config) check() error {
 	bound(int64(c.writers) <= c.rows, "-writers %d is more than -rows %d", c.writers, c.rows)
 	bound(c.seed <= seedMax, "-seed %d is above %d", c.seed, seedMax)
 	return errors.Join(faults...)
-}
-
-// byteSize is a flag of bytes: a number, then maybe a unit. KB, MB and GB are
-// powers of 1000; KiB, MiB, GiB, and the letters alone, powers of 1024.
-type byteSize int64
-
-var byteUnits = []struct {
-	suffix string // lower case
-	factor float64
-}{
-	{"kib", 1 << 10},
-	{"mib", 1 << 20},
-	{"gib", 1 << 30},
-	{"kb", 1e3},
-	{"mb", 1e6},
-	{"gb", 1e9},
-	{"k", 1 << 10},
-	{"m", 1 << 20},
-	{"g", 1 << 30},
-	{"b", 1},
-	{"", 1},
-}
-
-// String formats the size in MiB, as the flag's default.
-func (b *byteSize) String() string {
-	if b == nil || *b == 0 {
-		return ""
-	}
-	return mib(int64(*b)) + "MiB"
-}
-
-// Set parses the size.
-func (b *byteSize) Set(s string) error {
-	lower := strings.ToLower(strings.TrimSpace(s))
-	for _, u := range byteUnits {
-		digits, ok := strings.CutSuffix(lower, u.suffix)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-		if err != nil || n < 0 || n*u.factor >= math.MaxInt64 || math.IsNaN(n) {
-			break
-		}
-		*b = byteSize(n * u.factor)
-		return nil
-	}
-	return fmt.Errorf("%q is not a size such as 250MiB, 64MB or 1048576", s)
-}
-
-// mib formats bytes in MiB, with as many decimals as tell something.
-func mib(bytes int64) string {
-	v := float64(bytes) / (1 << 20)
-	if v == math.Trunc(v) || v >= 1000 {
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	}
-	return strconv.FormatFloat(v, 'f', 1, 64)
 }
 
 // grouped formats a count with a comma between thousands.

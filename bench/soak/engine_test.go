@@ -5,6 +5,8 @@ import (
 	"io"
 	"path/filepath"
 	"testing"
+
+	"github.com/sakerdb/saker/bench/internal/command"
 )
 
 // The harness on the real engine, small and with so little memory that rows must
@@ -26,7 +28,7 @@ func TestSoakOnEngine(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "store")
 			args = append([]string{"-rows", rows, "-record-memory", "1MiB", "-dir", dir}, args...)
 			var stdout, stderr bytes.Buffer
-			if status := soak(args, &stdout, &stderr, openEngine); status != exitOK {
+			if status := soak(args, &stdout, &stderr, openEngine); status != command.ExitOK {
 				t.Fatalf("exit status %d\n%s%s", status, &stderr, &stdout)
 			}
 		})

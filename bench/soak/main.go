@@ -10,14 +10,8 @@ import (
 	"os/signal"
 	"runtime/pprof"
 	"syscall"
-)
 
-// Exit statuses.
-const (
-	exitOK          = 0
-	exitFailed      = 1
-	exitUsage       = 2
-	exitInterrupted = 130
+	"github.com/sakerdb/saker/bench/internal/command"
 )
 
 var errInterrupted = errors.New("interrupted")
@@ -31,15 +25,15 @@ func soak(args []string, stdout, stderr io.Writer, open opener) int {
 	c, err := parseConfig(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		return exitOK
+		return command.ExitOK
 	case err != nil:
 		fmt.Fprintf(stderr, "soak: %v\n", err)
-		return exitUsage
+		return command.ExitUsage
 	}
 	dir, remove, err := directory(c.dir)
 	if err != nil {
 		fmt.Fprintf(stderr, "soak: %v\n", err)
-		return exitUsage
+		return command.ExitUsage
 	}
 	defer remove()
 	ctx, stop := interruptible(stderr, remove)
@@ -47,7 +41,7 @@ func soak(args []string, stdout, stderr io.Writer, open opener) int {
 	stopProfile, err := cpuProfile(c.cpuProfile)
 	if err != nil {
 		fmt.Fprintf(stderr, "soak: %v\n", err)
-		return exitUsage
+		return command.ExitUsage
 	}
 	res := newRun(c, dir, open, stderr).execute(ctx)
 	res.err = errors.Join(res.err, stopProfile())
@@ -55,37 +49,27 @@ func soak(args []string, stdout, stderr io.Writer, open opener) int {
 	if c.jsonFile != "" {
 		if err := res.writeJSON(c.jsonFile); err != nil {
 			fmt.Fprintf(stderr, "soak: %v\n", err)
-			return exitFailed
+			return command.ExitFailed
 		}
 	}
 	switch {
 	case res.ok():
-		return exitOK
+		return command.ExitOK
 	case context.Cause(ctx) != nil:
-		return exitInterrupted
+		return command.ExitInterrupted
 	default:
-		return exitFailed
+		return command.ExitFailed
 	}
 }
 
 // directory returns the store's directory and what removes it: a temporary one
 // goes with everything in it, a named one stays.
 func directory(name string) (dir string, remove func(), err error) {
-	if name == "" {
-		dir, err = os.MkdirTemp("", "saker-soak-")
-		return dir, func() { _ = os.RemoveAll(dir) }, err
+	dir, err = command.Directory("soak", name)
+	if name != "" {
+		return dir, func() {}, err
 	}
-	if err := os.MkdirAll(name, 0o755); err != nil {
-		return "", nil, err
-	}
-	entries, err := os.ReadDir(name)
-	if err != nil {
-		return "", nil, err
-	}
-	if len(entries) > 0 {
-		return "", nil, fmt.Errorf("-dir %s is not empty", name)
-	}
-	return name, func() {}, nil
+	return dir, func() { _ = os.RemoveAll(dir) }, err
 }
 
 // interruptible returns a context that the first interrupt ends; the run then
@@ -104,7 +88,7 @@ func interruptible(stderr io.Writer, remove func()) (ctx context.Context, stop f
 			}
 			if ctx.Err() != nil {
 				remove()
-				os.Exit(exitInterrupted)
+				os.Exit(command.ExitInterrupted)
 			}
 			fmt.Fprintln(stderr, "\ninterrupted: closing the store (once more: at once)")
 			cancel(errInterrupted)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/sakerdb/saker/bench/internal/command"
 )
 
 // monitor samples what has a peak (memory of the process, size of the directory)
@@ -174,10 +176,10 @@ func (m *monitor) details(now, since time.Time, sinceRows int64) string {
 	if m.store != nil {
 		g := m.store.gauges()
 		fmt.Fprintf(&b, "memory %s/%s MiB  chilled %s  backlogged %s  restored %s  ",
-			mib(g.recordMemoryUsed), mib(g.recordMemoryCap),
+			command.MiB(g.recordMemoryUsed), command.MiB(g.recordMemoryCap),
 			grouped(g.chilledRecords), grouped(g.backloggedChains), grouped(g.restoredChains))
 	}
-	fmt.Fprintf(&b, "RSS %s MiB", mib(statusBytes("VmRSS")))
+	fmt.Fprintf(&b, "RSS %s MiB", command.MiB(statusBytes("VmRSS")))
 	return b.String()
 }
 

@@ -7,6 +7,8 @@ import (
 	"math"
 	"os"
 	"text/tabwriter"
+
+	"github.com/sakerdb/saker/bench/internal/command"
 )
 
 // result is what a run found, as the table at its end and as JSON.
@@ -137,12 +139,12 @@ func (r *result) writeTable(out io.Writer) {
 	fmt.Fprintln(out)
 
 	t = tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "record memory peak\t%s of %s MiB\n", mib(g.recordMemoryPeak), mib(g.recordMemoryCap))
-	fmt.Fprintf(t, "RSS peak\t%s MiB\n", mib(r.rssPeak))
+	fmt.Fprintf(t, "record memory peak\t%s of %s MiB\n", command.MiB(g.recordMemoryPeak), command.MiB(g.recordMemoryCap))
+	fmt.Fprintf(t, "RSS peak\t%s MiB\n", command.MiB(r.rssPeak))
 	fmt.Fprintf(t, "low-memory episodes\t%s\n", grouped(g.lowMemoryEpisodes))
 	fmt.Fprintf(t, "chilled / thawed records\t%s / %s\n", grouped(g.chilledRecords), grouped(g.thawedRecords))
 	fmt.Fprintf(t, "backlogged / restored chains\t%s / %s\n", grouped(g.backloggedChains), grouped(g.restoredChains))
-	fmt.Fprintf(t, "disk peak / written\t%s / %s MiB\n", mib(r.diskPeak), mib(int64(g.diskBytesWritten)))
+	fmt.Fprintf(t, "disk peak / written\t%s / %s MiB\n", command.MiB(r.diskPeak), command.MiB(int64(g.diskBytesWritten)))
 	if c.rollback {
 		fmt.Fprintf(t, "longest rollback call\t%.3f ms\n", r.rollbackSeconds*1e3)
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/sakerdb/saker/bench/internal/command"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -97,10 +99,10 @@ func TestSoakExitStatusAndJSON(t *testing.T) {
 		args   []string
 		status int
 	}{
-		{faultNone, nil, exitOK},
-		{faultNone, []string{"-rollback"}, exitOK},
-		{faultLostRow, nil, exitFailed},
-		{faultCommitFails, nil, exitFailed},
+		{faultNone, nil, command.ExitOK},
+		{faultNone, []string{"-rollback"}, command.ExitOK},
+		{faultLostRow, nil, command.ExitFailed},
+		{faultCommitFails, nil, command.ExitFailed},
 	} {
 		t.Run(fmt.Sprint(tc.fault, tc.args), func(t *testing.T) {
 			if err := os.RemoveAll(dir); err != nil {
@@ -111,8 +113,8 @@ func TestSoakExitStatusAndJSON(t *testing.T) {
 			if got := soak(args, &stdout, &stderr, newFakeDisk(tc.fault).open); got != tc.status {
 				t.Fatalf("exit status %d, want %d\n%s%s", got, tc.status, &stdout, &stderr)
 			}
-			checkJSON(t, jsonFile, tc.status == exitOK)
-			if want := tc.status == exitOK; strings.HasSuffix(stdout.String(), "\nok\n") != want {
+			checkJSON(t, jsonFile, tc.status == command.ExitOK)
+			if want := tc.status == command.ExitOK; strings.HasSuffix(stdout.String(), "\nok\n") != want {
 				t.Errorf("the table ends with %q", lastLine(stdout.String()))
 			}
 			if _, err := os.Stat(dir); err != nil {
@@ -178,11 +180,11 @@ func TestSoakUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"-rows", "0"}, {"-order", "up"}, {"x"}, {"-dir", full}, {"-record-memory", "many"}} {
-		if got := soak(args, io.Discard, io.Discard, newFakeDisk(faultNone).open); got != exitUsage {
-			t.Errorf("%v: exit status %d, want %d", args, got, exitUsage)
+		if got := soak(args, io.Discard, io.Discard, newFakeDisk(faultNone).open); got != command.ExitUsage {
+			t.Errorf("%v: exit status %d, want %d", args, got, command.ExitUsage)
 		}
 	}
-	if got := soak([]string{"-h"}, io.Discard, io.Discard, nil); got != exitOK {
+	if got := soak([]string{"-h"}, io.Discard, io.Discard, nil); got != command.ExitOK {
 		t.Errorf("-h: exit status %d", got)
 	}
 }

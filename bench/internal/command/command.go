@@ -1,11 +1,10 @@
-// Package harness is what the commands history and bank share: flags, the
+// Package command is what the commands below bench share: flags, sizes, the
 // directory of a store, the sum of its metrics over several openings.
 //
 // Concurrency: a Store belongs to one goroutine while it is opened or closed.
 //
-// Not promised: an interface to others. The commands soak and crash have older
-// forms of some of it.
-package harness
+// Not promised: an interface to others.
+package command
 
 import (
 	"context"
@@ -16,7 +15,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -36,7 +34,7 @@ const (
 type Flags struct {
 	Level        engine.Isolation
 	Goroutines   int
-	RecordMemory int64 // bytes
+	RecordMemory ByteSize
 	Seed         uint64
 	Duration     time.Duration
 	Dir          string // "": a temporary one, kept if something is wrong
@@ -51,10 +49,7 @@ func (f *Flags) NewFlagSet(name string, usage io.Writer) *flag.FlagSet {
 		return err
 	})
 	fs.IntVar(&f.Goroutines, "goroutines", f.Goroutines, "goroutines that run transactions")
-	fs.Func("record-memory", fmt.Sprintf("`size` of record memory, such as 8MiB (default %dMiB)", f.RecordMemory>>20), func(s string) (err error) {
-		f.RecordMemory, err = parseSize(s)
-		return err
-	})
+	fs.Var(&f.RecordMemory, "record-memory", "`size` of record memory, such as 8MiB")
 	fs.Uint64Var(&f.Seed, "seed", 0, "seed of what is done (default: a random one)")
 	fs.DurationVar(&f.Duration, "duration", f.Duration, "how long to go on")
 	fs.StringVar(&f.Dir, "dir", "", "empty or new `directory`, kept (default: a temporary one, kept if something is wrong)")
@@ -98,39 +93,18 @@ func parseLevel(s string) (engine.Isolation, error) {
 	return 0, fmt.Errorf("%q is no level", s)
 }
 
-// parseSize reads a number of bytes with KiB, MiB, GiB or nothing behind it.
-func parseSize(s string) (int64, error) {
-	digits, unit := strings.TrimRight(s, "KMGiB"), int64(1)
-	switch strings.TrimPrefix(s, digits) {
-	case "", "B":
-	case "KiB", "K":
-		unit = 1 << 10
-	case "MiB", "M":
-		unit = 1 << 20
-	case "GiB", "G":
-		unit = 1 << 30
-	default:
-		return 0, fmt.Errorf("%q is not a size such as 1MiB", s)
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 0 || n > 1<<34 {
-		return 0, fmt.Errorf("%q is not a size such as 1MiB", s)
-	}
-	return n * unit, nil
-}
-
-// Command is a run of a command on a directory: it reports whether all was well.
-type Command func(ctx context.Context, dir string, stdout io.Writer) (ok bool)
+// Run is a run of a command on a directory: it reports whether all was well.
+type Run func(ctx context.Context, dir string, stdout io.Writer) (ok bool)
 
 // Main runs the command after its flags were read with the given error, and
 // returns the exit status.
-func (f *Flags) Main(name string, parsed error, stdout, stderr io.Writer, run Command) int {
+func (f *Flags) Main(name string, parsed error, stdout, stderr io.Writer, run Run) int {
 	if errors.Is(parsed, flag.ErrHelp) {
 		return ExitOK
 	}
 	var dir string
 	if parsed == nil {
-		dir, parsed = f.directory(name)
+		dir, parsed = Directory(name, f.Dir)
 	}
 	if parsed != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", name, parsed)
@@ -154,18 +128,18 @@ func (f *Flags) Main(name string, parsed error, stdout, stderr io.Writer, run Co
 	return ExitOK
 }
 
-// directory returns the directory to work in: a temporary one, or one that is
-// new or empty.
-func (f *Flags) directory(name string) (string, error) {
-	if f.Dir == "" {
+// Directory returns the directory to work in: dir, which must be new or empty, or a
+// temporary one with the command's name.
+func Directory(name, dir string) (string, error) {
+	if dir == "" {
 		return os.MkdirTemp("", "saker-"+name+"-")
 	}
-	if err := os.MkdirAll(f.Dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	entries, err := os.ReadDir(f.Dir)
+	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) > 0 {
-		err = fmt.Errorf("-dir %s is not empty", f.Dir)
+		err = fmt.Errorf("-dir %s is not empty", dir)
 	}
-	return f.Dir, err
+	return dir, err
 }
