@@ -374,8 +374,8 @@ func (t *Table) WriteLarge(ctx context.Context, w *Writer, m Mode, key, value []
 // tryLarge is one attempt of WriteLarge. It returns the leaf; full says that it
 // has no room for the stand-in, errLongList that its list leaves no room for one
 // more frame and may become shorter: it may, unless it was looked at. No leaf and no
-// error: try again. What it
-// reserves it gives back: making room reserves too, and would wait for itself.
+// error: try again. What it reserves it gives back: making room reserves too, and
+// would wait for itself.
 func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []byte, looked bool) (l *Leaf, full bool, err error) {
 	c := t.cache
 	wk := c.getWorker()
