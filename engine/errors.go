@@ -53,7 +53,8 @@ var (
 	ErrKeyTooLarge = base.ErrKeyTooLarge
 	// ErrValueTooLarge is returned for a value longer than MaxValueSize.
 	ErrValueTooLarge = base.ErrValueTooLarge
-	// ErrNotSupported is returned for what does not exist yet.
+	// ErrNotSupported is returned for an isolation level that does not exist, and when
+	// a transaction has used up its savepoints, four billion.
 	ErrNotSupported = base.ErrNotSupported
 
 	// ErrNotFound is returned when no visible record has the key.

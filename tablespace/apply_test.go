@@ -426,17 +426,24 @@ func TestSyncLogFailure(t *testing.T) {
 	}
 }
 
+// failing returns a disk on which the operations that match fail while bad is set.
+func failing(bad *atomic.Bool, match func(errorfs.Op) bool) vfs.FS {
+	return errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if bad.Load() && match(op) {
+			return errorfs.ErrInjected
+		}
+		return nil
+	}))
+}
+
 // A map whose manifest could not be written is abandoned, and nobody waits for
 // it: figures are asked for, and the space is closed. Both used to wait for ever
 // for the goroutine that is parked in the write.
 func TestWreckedMap(t *testing.T) {
 	var bad atomic.Bool
-	o := smallOptions(errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if bad.Load() && op.Kind == errorfs.OpFileWrite && strings.Contains(op.Path, "MANIFEST") {
-			return errorfs.ErrInjected
-		}
-		return nil
-	})), 1)
+	o := smallOptions(failing(&bad, func(op errorfs.Op) bool {
+		return op.Kind == errorfs.OpFileWrite && strings.Contains(op.Path, "MANIFEST")
+	}), 1)
 	s := mustOpen(t, o)
 	endRecovery(t, s)
 	bad.Store(true)
@@ -467,16 +474,13 @@ func TestAbandonedMapRests(t *testing.T) {
 	var bad atomic.Bool
 	failed := make(chan struct{})
 	var once sync.Once
-	o := smallOptions(errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if !bad.Load() {
-			return nil
+	o := smallOptions(failing(&bad, func(op errorfs.Op) bool {
+		if op.Kind != errorfs.OpCreate || !strings.HasSuffix(op.Path, ".sst") {
+			return false
 		}
-		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {
-			once.Do(func() { close(failed) })
-			return errorfs.ErrInjected
-		}
-		return nil
-	})), 1)
+		once.Do(func() { close(failed) })
+		return true
+	}), 1)
 	s := mustOpen(t, o)
 	endRecovery(t, s)
 	bad.Store(true)

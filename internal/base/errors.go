@@ -69,7 +69,8 @@ var (
 	ErrKeyTooLarge = errors.New("saker: key is too large")
 	// ErrValueTooLarge is returned when a value exceeds MaxValueSize.
 	ErrValueTooLarge = errors.New("saker: value is too large")
-	// ErrNotSupported is returned when a feature does not exist yet.
+	// ErrNotSupported is returned for an isolation level that does not exist, and when
+	// a transaction has used up its savepoints, four billion.
 	ErrNotSupported = errors.New("saker: not supported")
 )
 
