@@ -6,7 +6,7 @@ GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK   := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BENCHSTAT     := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 
-.PHONY: test race invariants lint staticcheck fmt bench peers soak ci
+.PHONY: test race invariants suites lint staticcheck fmt bench peers soak ci
 
 test:
 	go test ./...
@@ -16,6 +16,15 @@ race:
 
 invariants:
 	go test -tags saker_invariants ./...
+
+# What transactions are promised, COUNT times over, random seeds each time: the
+# anomalies, recorded histories, linearizability, the state machine, and the
+# contention tests. make suites ARGS=-race takes an hour and more.
+COUNT  ?= 100
+SUITES := ^Test(Anomalies|RecordsAreLinearizable|Model)$$
+suites:
+	go test $(ARGS) -count $(COUNT) -timeout 0 -run '$(SUITES)' ./engine
+	go test $(ARGS) -count $(COUNT) -timeout 0 ./internal/history ./bench/history ./bench/bank
 
 lint:
 	go run $(GOLANGCI_LINT) run ./...

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -11,6 +12,7 @@ import (
 // reused. One checkpoint runs at a time.
 type checkpointer struct {
 	mu   mutex // held by a running checkpoint
+	busy atomic.Bool
 	kick chan struct{}
 	stop chan struct{}
 	done sync.WaitGroup
@@ -79,7 +81,9 @@ func (c *checkpointer) run(ctx context.Context, db *DB) error {
 		return err
 	}
 	start := time.Now()
+	c.busy.Store(true)
 	err := c.checkpoint(ctx, db)
+	c.busy.Store(false)
 	c.mu.unlock()
 	db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
 	return err
@@ -94,7 +98,13 @@ func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	}
 	pos, clock := db.m.Published()
 	retired := db.m.TakeRetired()
-	if err := db.cache.CheckpointLeaves(ctx, db.snaps.Horizon); err != nil {
+	// What it writes whole supersedes old runs, which can go meanwhile.
+	step := func() {
+		if db.collect.cancel != nil {
+			db.collect.poke(db)
+		}
+	}
+	if err := db.cache.CheckpointLeaves(ctx, db.snaps.Horizon, step); err != nil {
 		db.m.ReturnRetired(retired)
 		return err
 	}

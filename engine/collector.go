@@ -34,9 +34,10 @@ import (
 //   - A batch rewrites at most an eighth of the runs, so that old and new copy of
 //     it together stay within the bound.
 //   - The bound: a survey is due when runs have grown by an eighth; first writes
-//     wait when they have grown by a quarter (gate), until a batch has left less
-//     dead than half of what is live. Writes of a transaction that has begun to write, commits, rollbacks
-//     and reads never wait for it.
+//     wait when they have grown by as much and beyond twice what is live (gate), until
+//     a batch has left less dead than three quarters of what is live. Writes of a
+//     transaction that has begun to write, commits, rollbacks and reads never wait
+//     for it.
 //   - Outcomes of decided owners stay in memory as long as a frame names them. When
 //     they take more than their share, a checkpoint forgets those that none names, and
 //     the smallest runs of the others are victims, however much of them is live:
@@ -60,13 +61,14 @@ type collector struct {
 	gate   chan struct{}
 
 	live, dead    atomic.Int64 // bytes in runs, as of the last survey
+	rows          int64        // in frames, then; guarded by mu
 	surveys, runs atomic.Uint64
 }
 
 // Shares of the bytes in runs, and the least bytes that are worth anything.
 const (
 	minCollect    = 512 << 10
-	maxDeadShare  = 25 // percent; more starts a batch
+	maxDeadShare  = 40 // percent; more starts a batch
 	maxLiveShare  = 80 // percent of a run; it is not rewritten above
 	batchFraction = 8
 	maxBatches    = 64
@@ -86,8 +88,12 @@ func (c *collector) start(db *DB) {
 				return
 			case <-c.kick:
 			}
-			if c.isDue(db) && db.failed() == nil {
-				_ = c.run(ctx, db) // a failure is the store's, or goes with the next pass
+			if !c.isDue(db) || db.failed() != nil {
+				continue
+			}
+			// A failure is the store's, or goes with the next pass.
+			if done, err := c.besideCheckpoint(ctx, db); !done && err == nil {
+				_ = c.run(ctx, db)
 			}
 		}
 	})
@@ -104,7 +110,8 @@ func (c *collector) isDue(db *DB) bool {
 	if many := db.cache.ManyOutcomes(); many > 0 && many > c.outcomes.Load()/8*9 {
 		return true
 	}
-	return db.space.RunBytes() > c.due.Load() || db.cache.Stats.FramedRows.Load() > c.dueRows.Load()
+	return db.space.RunBytes() > min(c.due.Load(), c.hard.Load()) || // somebody may be at the gate
+		db.cache.Stats.FramedRows.Load() > c.dueRows.Load()
 }
 
 // poke asks for a pass if one is due; it never blocks.
@@ -141,16 +148,24 @@ func (db *DB) crowded() <-chan struct{} {
 }
 
 // open lets those at the gate go on and says when the next survey is due.
-func (c *collector) open(db *DB, rows int64) {
-	n := db.space.RunBytes()
+// REQUIRES: c.mu is held.
+func (c *collector) open(db *DB) {
+	n := c.next(db)
 	c.gateMu.Lock()
 	defer c.gateMu.Unlock()
-	c.due.Store(n + max(c.least/2, n/8))
-	c.hard.Store(n + max(c.least, n/4))
-	c.outcomes.Store(db.cache.ManyOutcomes())
-	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, rows/8)))
+	c.hard.Store(max(n+max(c.least, n/8), c.live.Load()*2))
 	close(c.gate)
 	c.gate = make(chan struct{})
+}
+
+// next says when the next survey is due, and returns the bytes in runs.
+// REQUIRES: c.mu is held.
+func (c *collector) next(db *DB) (n int64) {
+	n = db.space.RunBytes()
+	c.due.Store(n + max(c.least/2, n/8))
+	c.outcomes.Store(db.cache.ManyOutcomes())
+	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, c.rows/8)))
+	return n
 }
 
 // run is one pass: survey and batches, until little is dead or nothing helps.
@@ -159,14 +174,7 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		return err
 	}
 	defer c.mu.unlock()
-	var sv *recordcache.Survey
-	defer func() {
-		rows := int64(0)
-		if sv != nil {
-			rows = sv.Rows
-		}
-		c.open(db, rows)
-	}()
+	defer func() { c.open(db) }()
 	for range maxBatches {
 		if err := db.failed(); err != nil {
 			return err
@@ -179,12 +187,14 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 				return err
 			}
 		}
-		if sv, err = c.survey(ctx, db, true); err != nil {
+		sv, err := c.survey(ctx, db, true)
+		if err != nil {
 			return err
 		}
+		c.rows = sv.Rows
 		p := c.plan(db, sv)
-		if p.dead < p.live/2 {
-			c.open(db, sv.Rows)
+		if p.dead < p.live*3/4 {
+			c.open(db)
 		}
 		if len(p.victims) == 0 {
 			return nil
@@ -202,6 +212,31 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		}
 	}
 	return nil
+}
+
+// besideCheckpoint is a pass while a checkpoint runs: it unlinks only, since what the
+// checkpoint has yet to write whole would be rewritten for nothing. If that is not
+// enough for those at the gate, done is false, once the checkpoint has ended.
+func (c *collector) besideCheckpoint(ctx context.Context, db *DB) (done bool, err error) {
+	if !db.ckpt.busy.Load() {
+		return false, nil
+	}
+	if err := c.mu.lock(ctx); err != nil {
+		return false, err
+	}
+	defer c.mu.unlock()
+	if err := c.unlink(db); err != nil {
+		return false, err
+	}
+	if db.space.RunBytes() <= c.hard.Load() {
+		c.next(db)
+		return true, nil
+	}
+	if err := db.ckpt.mu.lock(ctx); err != nil {
+		return false, err
+	}
+	db.ckpt.mu.unlock()
+	return false, nil
 }
 
 // gone counts the victims that nothing lists any more.

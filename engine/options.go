@@ -27,7 +27,7 @@ type Options struct {
 	// for pressure. Default 5 MiB.
 	ChillThreshold int64
 	// LogLimit is how many bytes the serial log may grow beyond the last
-	// checkpoint before new writers wait. Default 128 MiB, least 1 MiB.
+	// checkpoint before new writers wait. Default 256 MiB, least 1 MiB.
 	LogLimit int64
 	// LogSegmentSize is the size of log segments for a new store; default
 	// 16 MiB, 64 KiB to 1 GiB.
@@ -72,7 +72,7 @@ const (
 	minRecordMemory  = 1 << 20
 	maxMemory        = 1 << 44
 	defaultThreshold = 5 << 20
-	defaultLogLimit  = 128 << 20
+	defaultLogLimit  = 256 << 20
 	minLogLimit      = 1 << 20
 
 	defaultTxAgeLimit = time.Minute

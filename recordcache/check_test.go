@@ -62,7 +62,7 @@ func fillTest(t *testing.T, c *Cache, tb *Table) (leaf *Leaf) {
 			}
 		}
 		if ts == 0 {
-			if err := c.CheckpointLeaves(context.Background(), c.horizon); err != nil {
+			if err := c.CheckpointLeaves(context.Background(), c.horizon, func() {}); err != nil {
 				t.Fatal(err)
 			}
 		}

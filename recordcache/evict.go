@@ -53,6 +53,7 @@ type Report struct {
 	Pinned   int   // versions left because somebody holds them
 	Busy     int   // versions left because their commit is under way
 	collapse bool  // the leaf is to go back to the gap
+	whole    bool  // the leaf's committed rows are written whole
 
 	Missed int // chains left because they were chilled a moment ago: try again
 	Unpaid int // rows left because there is no room for what their frames cost
@@ -110,6 +111,7 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 	if rq.Action == Tidy && l.live*8 > n {
 		return false, nil // being filled: it will want its slack
 	}
+	kept := 0
 	for i := range n {
 		var s versionchain.Settled
 		if err := l.page.Settle(i, rq.Horizon, c.reg, l.covered(c), &s); err != nil {
@@ -117,6 +119,7 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 		}
 		live += s.Live
 		unclean += s.Unclean
+		kept += s.Kept
 		rep.Pinned += s.Pinned
 		c.Stats.PrunedVersions.Add(uint64(s.Dropped))
 	}
@@ -124,6 +127,7 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 	switch rq.Action {
 	case Checkpoint:
 		if unclean > 0 {
+			rep.whole = l.worthWhole(kept-live, unclean)
 			l.collect(c, w, rq, rep)
 		}
 	case Backlog, BacklogAll:
@@ -215,12 +219,12 @@ func (w *worker) few(o *versionchain.Outcome) bool {
 func (l *Leaf) collect(c *Cache, w *worker, rq *Request, rep *Report) {
 	for i := range l.page.Len() {
 		if rq.Action == Checkpoint {
-			if !l.collectChain(c, w, i, true) {
+			if !l.collectChain(c, w, i, true, rep.whole) {
 				rep.Missed++
 			}
 			continue
 		}
-		if l.mayGo(c, w, rq, rep, i) && l.collectChain(c, w, i, false) {
+		if l.mayGo(c, w, rq, rep, i) && l.collectChain(c, w, i, false, false) {
 			c.Stats.BackloggedChains.Add(1)
 		}
 	}
@@ -257,9 +261,9 @@ func (l *Leaf) mayGo(c *Cache, w *worker, rq *Request, rep *Report, i int) bool 
 }
 
 // collectChain adds the rows of record i that no frame holds; with committed,
-// only the decided ones. It reports false when data of a chilled version is not
-// at hand, and then has added nothing.
-func (l *Leaf) collectChain(c *Cache, w *worker, i int, committed bool) bool {
+// only the decided ones, with clean also those that a frame holds. It reports false
+// when data of a chilled version is not at hand, and then has added nothing.
+func (l *Leaf) collectChain(c *Cache, w *worker, i int, committed, clean bool) bool {
 	key := l.page.Key(i)
 	for off := l.page.Newest(i); off != 0; {
 		v := l.page.Version(off)
@@ -276,7 +280,7 @@ func (l *Leaf) collectChain(c *Cache, w *worker, i int, committed bool) bool {
 		v := l.page.Version(off)
 		at := off
 		off = v.Prior
-		if v.Dropped() || v.Flags&versionchain.FlagClean != 0 || (committed && v.Undecided()) {
+		if v.Dropped() || (v.Flags&versionchain.FlagClean != 0 && !clean) || (committed && v.Undecided()) {
 			continue
 		}
 		row := versionchain.Row{Key: key, Kind: v.Kind(), Order: base.Order{Epoch: v.Epoch, Leave: v.Leave}}
@@ -315,7 +319,7 @@ func (l *Leaf) write(c *Cache, w *worker, rq *Request, rep *Report) (merge bool,
 	if rq.edge != nil && l.listLen() == 0 && l.page.Kept() == 0 && bytes.Compare(rq.edge, l.page.Key(l.page.Len()-1)) > 0 {
 		err = l.sealPieces(c, w, rq.edge)
 	} else {
-		err = l.sealList(c, w)
+		err = l.sealList(c, w, rq.Action == Checkpoint, rep.whole)
 		merge = err == nil && l.list.overlapping() > maxList
 	}
 	for i := range w.owners {
@@ -326,8 +330,33 @@ func (l *Leaf) write(c *Cache, w *worker, rq *Request, rep *Report) (merge bool,
 	return merge, err
 }
 
-// sealList writes one frame per owner and lists them before the older ones.
-func (l *Leaf) sealList(c *Cache, w *worker) error {
+// worthWhole reports whether a checkpoint that has unclean rows to write should write
+// all of the leaf's committed rows, which the page has, and list nothing else. To
+// write a row once more costs less than to read and merge it later, if more than a
+// fifth of what the leaf would list is superseded: space is then never collected
+// behind the checkpoint, the old runs go one after the other as it walks.
+func (l *Leaf) worthWhole(committed, unclean int) bool {
+	if l.partial || l.chilled || l.listLen() == 0 {
+		return false
+	}
+	listed := unclean
+	for i := range l.list.frames {
+		f := &l.list.frames[i]
+		if f.out != nil {
+			return false
+		}
+		rows := int(f.Rows)
+		if !inside(&f.FrameRef, l.low, l.high) {
+			rows /= 2 // shared by the halves of a split
+		}
+		listed += rows
+	}
+	return listed*4 > committed*5
+}
+
+// sealList writes one frame per owner and lists them before the older ones or, with
+// whole, instead of them. With kept what is written stays in the page.
+func (l *Leaf) sealList(c *Cache, w *worker, kept, whole bool) error {
 	committed := false
 	for i := range w.owners {
 		or := &w.owners[i]
@@ -348,14 +377,22 @@ func (l *Leaf) sealList(c *Cache, w *worker) error {
 		w.end(e)
 		return err
 	}
-	if l.list != nil {
-		frames = append(frames, l.list.frames...)
+	for i := range l.listLen() {
+		if whole {
+			e.Refs(l.list.frames[i].Run, -1)
+		} else {
+			frames = append(frames, l.list.frames[i])
+		}
 	}
 	nl := newList(e.Seq(), frames)
 	l.list.dropGone(e)
 	l.putEntry(e, l.low, l.high, nl)
 	w.end(e)
-	l.setList(nl, c)
+	if kept {
+		l.changeList(nl, c)
+	} else {
+		l.setList(nl, c)
+	}
 	l.mapped = true
 	return nil
 }
@@ -467,7 +504,7 @@ func keyStart(rows []versionchain.Row, i int) int {
 // retire drops clean versions and resident copies of frames.
 func (l *Leaf) retire(c *Cache) {
 	for i := range l.page.Len() {
-		c.Stats.RetiredVersions.Add(uint64(l.page.Retire(i)))
+		l.retireRecord(c, i)
 	}
 	for i, b := range l.mem {
 		if b != nil {
@@ -476,6 +513,13 @@ func (l *Leaf) retire(c *Cache) {
 		}
 	}
 	l.mem = nil
+}
+
+// retireRecord drops the clean versions of record i that may go.
+func (l *Leaf) retireRecord(c *Cache, i int) {
+	n := l.page.Retire(i)
+	l.partial = l.partial || n > 0
+	c.Stats.RetiredVersions.Add(uint64(n))
 }
 
 // retireChilled drops chilled versions that a frame holds by now: the log will
@@ -489,7 +533,7 @@ func (l *Leaf) retireChilled(c *Cache) (any bool) {
 		for off := l.page.Newest(i); off != 0; {
 			v := l.page.Version(off)
 			if v.Flags&versionchain.FlagChilled != 0 && v.Flags&versionchain.FlagClean != 0 {
-				c.Stats.RetiredVersions.Add(uint64(l.page.Retire(i)))
+				l.retireRecord(c, i)
 				any, l.chilled = true, true // some may have stayed: the next time tells
 				break
 			}

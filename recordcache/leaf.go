@@ -100,6 +100,7 @@ type Leaf struct {
 	mapped   bool                  // the leaf map has an entry at low
 	dirty    bool                  // may hold committed versions that no frame holds
 	chilled  bool                  // may hold chilled versions
+	partial  bool                  // the frames may hold what somebody sees and the page lacks
 	live     int                   // at least the number of undecided versions
 	ref      atomic.Uint32         // touched since the clock hand passed
 	reads    atomic.Uint32         // cold reads since it became a stub
@@ -174,8 +175,9 @@ func (l *Leaf) touch() {
 	}
 }
 
-// setList replaces the frame list. The caller has charged what the new one costs
-// more, or settles the charge now (M1). REQUIRES: l.mu is held exclusively.
+// setList replaces the frame list; what it holds is taken for more than the page
+// does. The caller has charged what the new one costs more, or settles the charge
+// now (M1). REQUIRES: l.mu is held exclusively.
 func (l *Leaf) setList(nl *frameList, c *Cache) {
 	var mem [][]byte
 	if l.mem != nil && l.list != nil {
@@ -199,9 +201,18 @@ func (l *Leaf) setList(nl *frameList, c *Cache) {
 		}
 	}
 	l.list, l.mem, l.sole = nl, mem, nil
+	l.partial = nl != nil
 	if nl != nil {
 		l.sole = nl.sole
 	}
+}
+
+// changeList is setList for a list that holds nothing that somebody sees but what
+// the old one held, or the page does. REQUIRES: as setList.
+func (l *Leaf) changeList(nl *frameList, c *Cache) {
+	partial := l.partial && l.list != nil
+	l.setList(nl, c)
+	l.partial = partial && nl != nil
 }
 
 // cost is what the descriptor and its list take on the Go heap.

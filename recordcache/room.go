@@ -315,6 +315,7 @@ func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf, left, right []frame) {
 			e.Refs(f.Run, 1) // listed by both
 		}
 	}
+	partial := l.partial
 	put := func(x *Leaf, frames []frame) {
 		nl := newList(e.Seq(), frames)
 		if len(frames) > 0 {
@@ -327,6 +328,7 @@ func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf, left, right []frame) {
 		}
 		x.mapped = nl != nil
 		x.setList(nl, c)
+		x.partial = partial && nl != nil
 	}
 	put(l, left)
 	put(r, right)
@@ -529,7 +531,7 @@ func (l *Leaf) sealLarge(c *Cache, w *Writer, wk *worker, key, value []byte) err
 		Key: key, Value: value,
 		Order: base.Order{Epoch: w.Epoch, Leave: w.Self.Leave()},
 	})
-	err := l.sealList(c, wk)
+	err := l.sealList(c, wk, false, false)
 	if err == nil {
 		w.Self.Depart()
 	}

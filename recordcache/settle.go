@@ -229,8 +229,9 @@ func (l *Leaf) empty() bool {
 }
 
 // CheckpointLeaves writes what committed versions memory holds, and no frame,
-// to frames, leaf by leaf. REQUIRES: h was taken after the checkpoint position.
-func (c *Cache) CheckpointLeaves(ctx context.Context, horizon func() versionchain.Horizon) (err error) {
+// to frames, leaf by leaf, and calls step now and then. REQUIRES: what horizon
+// returns was taken after the checkpoint position.
+func (c *Cache) CheckpointLeaves(ctx context.Context, horizon func() versionchain.Horizon, step func()) (err error) {
 	rq := Request{Action: Checkpoint, Horizon: horizon()}
 	n := 0
 	c.ring.walk(func(l *Leaf) bool {
@@ -242,6 +243,7 @@ func (c *Cache) CheckpointLeaves(ctx context.Context, horizon func() versionchai
 		}
 		if n++; n%64 == 0 {
 			rq.Horizon = horizon()
+			step()
 		}
 		for again := true; again && err == nil; {
 			var rep Report

@@ -284,7 +284,7 @@ func (t *Table) bring(key []byte, need int) (*Leaf, error) {
 		if l.list = x.list; l.list == nil {
 			l.list = newList(x.en.Seq, nil)
 		}
-		l.sole = l.list.sole
+		l.sole, l.partial = l.list.sole, true
 		if listCost(l.list.frames) > c.maxListCost() && !t.asShortAsCanBe(x.en.Seq) {
 			return nil, errLongList
 		}
