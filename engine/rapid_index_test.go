@@ -23,6 +23,7 @@ type mindex struct {
 	kind     *mkind
 	h        []*Index // of each store
 	entries  *mtable
+	began    int // the clock when its building began
 	made     int // the clock from which on it can be read, 0 while it is built
 	dropped  int // clock of the drop, 0 while it lives
 	detached bool
@@ -111,9 +112,13 @@ func (ix *mindex) at(ik, key string) mkey {
 	return mkey{ix.entries, place(ik) + key}
 }
 
-// diff are the index keys that a row gets and loses; nil is no row.
+// diff are the index keys that a row gets and loses; nil is no row. One that is older
+// than the index may have been too large for it.
 func (ix *mindex) diff(key string, old, val []byte) (gets, loses []string) {
 	had, has := ix.keysOf(key, old), ix.keysOf(key, val)
+	if ix.tooLarge(key, old) {
+		had = nil
+	}
 	without := func(a, b []string) []string {
 		return slices.DeleteFunc(slices.Clone(a), func(k string) bool { return slices.Contains(b, k) })
 	}
@@ -145,13 +150,17 @@ func (x *mtx) indexed(ix *mindex, from, to []byte) (rows []mrow) {
 	return rows
 }
 
-// mayRead returns the errors that a read of ix as of snap may have; none: it reads.
+// mayRead returns the errors that a read of ix as of snap may have; none: it reads. To
+// a snapshot that is younger than the beginning of the building it may be ready or not.
 func (x *mtx) mayRead(ix *mindex, snap int) (may []error) {
 	if ix.dropped != 0 && (ix.dropped <= snap || x.wrote[ix.t]) {
 		may = append(may, ErrIndexNotFound)
 	}
 	if ix.made == 0 || ix.made > snap {
 		may = append(may, ErrIndexNotReady)
+		if ix.made != 0 && ix.began <= snap && len(may) == 1 {
+			may = append(may, nil)
+		}
 	}
 	return may
 }

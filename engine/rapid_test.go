@@ -129,7 +129,7 @@ func (m *machine) again(x *mtx, s int) {
 	if err != nil {
 		m.fatalf(s, "begin: %v", err)
 	}
-	left := slices.Collect(maps.Keys(x.own))
+	left := slices.DeleteFunc(slices.Collect(maps.Keys(x.own)), func(mk mkey) bool { return mk.t.dropped != 0 }) // entries
 	for len(left) > 0 {
 		var rest []mkey // keys of unique indexes are in their way
 		for _, mk := range left {

@@ -2,6 +2,7 @@ package txn
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -153,7 +154,10 @@ func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone b
 		c.old.reset()
 		c.now.reset()
 		if found {
-			if err := u.collect(ix, &c.old, key, u.old); err != nil {
+			switch err := u.collect(ix, &c.old, key, u.old); {
+			case errors.Is(err, base.ErrKeyTooLarge):
+				c.old.reset() // it is older than the index, which has none of its entries
+			case err != nil:
 				return err
 			}
 		}
