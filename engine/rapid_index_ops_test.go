@@ -135,7 +135,11 @@ func (m *machine) createIndex(t *mtable, kind *mkind) {
 		return
 	}
 	m.each(func(s int, db *DB) {
-		eventually(m.t, "index", func() bool { return slices.Contains(db.Indexes(t.h[s]), kind.name) })
+		done := ix.build.done[s]
+		eventually(m.t, "index", func() bool { return len(done) > 0 || slices.Contains(db.Indexes(t.h[s]), kind.name) })
+		if len(done) > 0 {
+			m.fatalf(s, "index %q: %v, beside those who have written the table", kind.name, <-done)
+		}
 		m.handles(ix, s)
 	})
 }

@@ -96,6 +96,10 @@ func (m *machine) end(x *mtx) {
 // commit commits x, which a store refuses if x is serializable and has read what
 // others have changed.
 func (m *machine) commit(x *mtx) {
+	if x.iso == Serializable && !x.client && slices.ContainsFunc(m.tables, func(t *mtable) bool { return x.wrote[t] && t.building() != nil }) {
+		m.rollback(x) // it could not be done again: the index has changed what may be written
+		return
+	}
 	conflict, doubt := x.unserializable()
 	m.note("tx %d commits %d records, conflict %v", x.id, len(x.own), conflict)
 	m.end(x)
