@@ -56,7 +56,7 @@ func setFlags(t *testing.T, values map[string]string) {
 // The machine finds each bug in the upkeep of indexes, with a seed that is fixed. It
 // finds nothing without a bug: that is TestModel.
 func TestSeededBugsInIndexesAreFound(t *testing.T) {
-	setFlags(t, map[string]string{"rapid.checks": "400", "rapid.shrinktime": "0s"})
+	setFlags(t, map[string]string{"rapid.checks": "400", "rapid.steps": "60", "rapid.shrinktime": "0s"})
 	for name, tc := range map[string]struct {
 		bug  seeded.Bug
 		seed string // one that finds it soon
@@ -67,7 +67,7 @@ func TestSeededBugsInIndexesAreFound(t *testing.T) {
 		"shared key":     {seeded.SharedKey, "1"},
 		"early index":    {seeded.EarlyIndex, "1"},
 		"hasty builder":  {seeded.HastyBuilder, "1"},
-		"passed over":    {seeded.PassedOver, "1"},
+		"passed over":    {seeded.PassedOver, "3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if flag.Lookup("rapid.seed").Value.String() == "0" {
