@@ -284,8 +284,11 @@ func (m *machine) moveIndexCursor(x *mtx, c *mcursor, move, ik string) bool {
 		if ok != on {
 			m.fatalf(s, "tx %d (snapshot %d): index cursor %s %.20q from %.20q: %v, want %v", x.id, c.snap, move, ik, c.at, ok, on)
 		}
-		if on && !rows[i].is(cur.(*IndexCursor).IndexKey(), cur.Key(), cur.Value()) {
-			m.fatalf(s, "tx %d (snapshot %d): index cursor %s %.20q from %.20q: %.20q→%.20q=%.40q, want %.20q→%.20q=%.40q", x.id, c.snap, move, ik, c.at, cur.(*IndexCursor).IndexKey(), cur.Key(), cur.Value(), rows[i].ik, rows[i].key, rows[i].val)
+		if !on {
+			return
+		}
+		if got := indexKeyOf(cur); !rows[i].is(got, cur.Key(), cur.Value()) {
+			m.fatalf(s, "tx %d (snapshot %d): index cursor %s %.20q from %.20q: %.20q→%.20q=%.40q, want %.20q→%.20q=%.40q", x.id, c.snap, move, ik, c.at, got, cur.Key(), cur.Value(), rows[i].ik, rows[i].key, rows[i].val)
 		}
 	})
 	m.tally["move"]++
@@ -302,6 +305,13 @@ func (m *machine) moveIndexCursor(x *mtx, c *mcursor, move, ik string) bool {
 		x.readKey(c.ix.t, c.key)
 	}
 	return true
+}
+
+func indexKeyOf(c moving) []byte {
+	if ic, ok := c.(*IndexCursor); ok {
+		return ic.IndexKey()
+	}
+	return nil
 }
 
 // note notes what a move to row i of keys, or to none, has read.

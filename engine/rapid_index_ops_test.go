@@ -2,10 +2,12 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -216,7 +218,7 @@ func (m *machine) endBuild(ix *mindex, want []error) {
 		}
 	}
 	errs := make([]error, len(m.stores))
-	m.each(func(s int, db *DB) {
+	m.each(func(s int, _ *DB) {
 		select {
 		case errs[s] = <-ix.build.done[s]:
 		case <-m.ctx.Done():
@@ -504,9 +506,26 @@ func (m *machine) checkEntries() {
 	}
 }
 
-// againRecord repeats a record that x wrote in a store that refused x. A key of a unique
-// index may be in the way, which another record gives up then.
-func (m *machine) againRecord(tx *Tx, s int, mk mkey, o mown) error {
+// wroteRecords are the records that x wrote, in an order that does not change, and the
+// entries of indexes that are there.
+func (x *mtx) wroteRecords() (rows, entries []mkey) {
+	for mk := range x.own {
+		switch {
+		case x.wrote[mk.t]:
+			rows = append(rows, mk)
+		case mk.t.dropped == 0:
+			entries = append(entries, mk)
+		}
+	}
+	for _, s := range [][]mkey{rows, entries} {
+		slices.SortFunc(s, func(a, b mkey) int { return cmp.Or(strings.Compare(a.t.name, b.t.name), strings.Compare(a.k, b.k)) })
+	}
+	return rows, entries
+}
+
+// againRecord repeats what a transaction did to a record. ErrKeyExists if the record
+// that has a key of a unique index has not given it up yet.
+func againRecord(tx *Tx, s int, mk mkey, o mown) error {
 	modes := []recordcache.Mode{recordcache.ModePut}
 	switch {
 	case !o.written:

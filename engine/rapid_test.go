@@ -133,23 +133,30 @@ func (m *machine) again(x *mtx, s int) {
 	if err != nil {
 		m.fatalf(s, "begin: %v", err)
 	}
-	left := slices.DeleteFunc(slices.Collect(maps.Keys(x.own)), func(mk mkey) bool { return mk.t.dropped != 0 }) // entries
-	for len(left) > 0 {
+	rows, entries := x.wroteRecords()
+	for len(rows) > 0 {
 		var rest []mkey // keys of unique indexes are in their way
-		for _, mk := range left {
-			switch err := m.againRecord(tx, s, mk, x.own[mk]); {
+		for _, mk := range rows {
+			switch err := againRecord(tx, s, mk, x.own[mk]); {
 			case errors.Is(err, ErrKeyExists):
 				rest = append(rest, mk)
 			case err != nil:
 				m.fatalf(s, "tx %d again: %v", x.id, err)
 			}
 		}
-		if len(rest) == len(left) { // those go round in a circle
-			if err := tx.Delete(rest[0].t.h[s], []byte(rest[0].k)); err != nil {
-				m.fatalf(s, "tx %d again: %v", x.id, err)
+		if len(rest) == len(rows) { // those go round in a circle
+			for _, mk := range rest {
+				if err := tx.Delete(mk.t.h[s], []byte(mk.k)); err != nil && !errors.Is(err, ErrNotFound) {
+					m.fatalf(s, "tx %d again: %v", x.id, err)
+				}
 			}
 		}
-		left = rest
+		rows = rest
+	}
+	for _, mk := range entries { // those that x touched in vain have a version, too
+		if err := againRecord(tx, s, mk, x.own[mk]); err != nil {
+			m.fatalf(s, "tx %d again: %v", x.id, err)
+		}
 	}
 	if err := tx.Commit(); err != nil {
 		m.fatalf(s, "tx %d again: %v", x.id, err)
