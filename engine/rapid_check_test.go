@@ -256,6 +256,9 @@ func (m *machine) moveCursor(x *mtx, c *mcursor, move, k string) {
 // moveIndexCursor is moveCursor for one over an index. It reports whether the cursor
 // can be used any more.
 func (m *machine) moveIndexCursor(x *mtx, c *mcursor, move, ik string) bool {
+	if c.ix.kind.unique && c.snap < m.clock && x.iso == ReadCommitted && x.wrote[c.ix.t] {
+		return false // what it sees and what its transaction has written since may have one key
+	}
 	snap := x.snap
 	x.snap = c.snap
 	rows := x.indexed(c.ix, c.from, c.to)

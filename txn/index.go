@@ -102,7 +102,7 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 	}
 	gone := m == recordcache.ModeDelete
 	refused := found && m == recordcache.ModeInsert || !found && (gone || m == recordcache.ModeUpdate)
-	if err := u.plan(set, key, value, found, gone); err != nil {
+	if err := u.plan(set, key, value, found, gone, tx.iso == ReadCommitted && len(tx.cursors) > 0); err != nil {
 		return err
 	}
 	if !refused {
