@@ -123,7 +123,7 @@ func (w *walker) open() {
 	if w.rng.IntN(2) == 0 {
 		w.cur.to = []byte(walkerKey(w.rng.IntN(walkerKeys)))
 	}
-	w.cur.c = []*Cursor{w.tx.Cursor(w.tb, Range{From: w.cur.from, To: w.cur.to})}
+	w.cur.c = []moving{w.tx.Cursor(w.tb, Range{From: w.cur.from, To: w.cur.to})}
 	w.note("cursor %q..%q", w.cur.from, w.cur.to)
 }
 

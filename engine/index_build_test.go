@@ -439,3 +439,35 @@ func TestIndexKeyOlderThanEntry(t *testing.T) {
 	rollback(t, old)
 	mustClose(t, db)
 }
+
+// A row that is older than an index has an entry that is too large for it, in a
+// transaction that the builder waits for, or to a snapshot that is too old to know that
+// the row is gone. It may be changed and deleted; statements that took the row out of
+// the index's way were refused as if they had brought it there.
+func TestIndexRowTooLargeGoes(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb := mustTable(t, db, "t")
+	long := strings.Repeat("x", MaxKeySize)
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "0", long) })
+	old, tx := mustBegin(t, db, TxOptions{}), mustBegin(t, db, TxOptions{})
+	del(t, tx, tb, "0")
+	put(t, tx, tb, "1", "a "+long)
+	put(t, tx, tb, "2", "b "+long)
+	done := make(chan error, 1)
+	go func() {
+		_, err := db.CreateIndex(ctx, tb, "i", true, byWords)
+		done <- err
+	}()
+	eventually(t, "index", func() bool { return len(db.Indexes(tb)) == 1 })
+	del(t, tx, tb, "1")
+	put(t, tx, tb, "2", "c")
+	wantErr(t, "put", tx.Put(tb, []byte("2"), []byte(long)), ErrKeyTooLarge)
+	commit(t, tx)
+	check(t, <-done)
+	wantErr(t, "old snapshot", old.Put(tb, []byte("0"), []byte("d")), ErrConflict)
+	rollback(t, old)
+	ix, err := db.Index(tb, "i")
+	check(t, err)
+	wantShow(t, db, ix, "c:2")
+	mustClose(t, db)
+}

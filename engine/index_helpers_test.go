@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"testing"
 )
 
@@ -19,6 +20,13 @@ func byWords(row Row, emit func([]byte)) {
 		default:
 			emit(w)
 		}
+	}
+}
+
+// firstWord is the function of unique indexes: few rows have a key.
+func firstWord(row Row, emit func([]byte)) {
+	if w, _, ok := strings.Cut(string(row.Value), " "); ok && w[0] == 'u' {
+		emit([]byte(w))
 	}
 }
 

@@ -79,11 +79,13 @@ func (m *machine) checkScan(x *mtx, t *mtable, r Range) {
 
 // checkSnapshots reads everything in every open transaction.
 func (m *machine) checkSnapshots() {
+	reverse := rapid.Bool().Draw(m.t, "reverse")
 	for _, x := range m.txs {
 		for _, t := range m.tables {
 			if m.readable(x, t) {
 				m.checkScan(x, t, Range{})
 				m.checkScan(x, t, Range{Reverse: true})
+				m.checkIndexes(x, t, reverse)
 			}
 		}
 	}
@@ -99,17 +101,36 @@ func (m *machine) compare() {
 		for k := range t.recs {
 			m.checkGet(x, t, k)
 		}
+		m.checkIndexes(x, t, false)
+		m.checkIndexes(x, t, true)
 	}
 	m.rollback(x)
+	m.checkEntries()
+}
+
+// moving is what a Cursor and an IndexCursor have in common.
+type moving interface {
+	First() bool
+	Last() bool
+	Seek([]byte) bool
+	SeekBefore([]byte) bool
+	Next() bool
+	Prev() bool
+	Key() []byte
+	Value() []byte
+	Err() error
+	Close() error
 }
 
 // mcursor is an open cursor and where the model has it.
 type mcursor struct {
-	c        []*Cursor // of each store
-	t        *mtable
+	c        []moving // of each store
+	t        *mtable  // where it walks: of a cursor over an index the entries
+	ix       *mindex  // nil of a cursor over a table
 	from, to []byte
 	snap     int
-	at       string // the row it stands on, or stood on last
+	at       string // the row or entry it stands on, or stood on last
+	key      string // of the row
 	on       bool
 	behind   string // if not on a row: the move that went past the last one in its direction
 }
@@ -119,11 +140,28 @@ func (m *machine) openCursor(x *mtx, t *mtable) {
 	c := &mcursor{t: t, snap: x.snap}
 	c.from, c.to = m.bounds()
 	m.each(func(s int, _ *DB) { c.c = append(c.c, x.tx[s].Cursor(t.h[s], Range{From: c.from, To: c.to})) })
+	m.keepCursor(x, c)
+}
+
+// openIndexCursor opens a cursor over an index.
+func (m *machine) openIndexCursor(x *mtx, ix *mindex) {
+	c := &mcursor{t: ix.entries, ix: ix, snap: x.snap}
+	c.from, c.to = m.indexBounds(ix)
+	m.each(func(s int, _ *DB) { c.c = append(c.c, x.tx[s].IndexCursor(ix.h[s], Range{From: c.from, To: c.to})) })
+	m.keepCursor(x, c)
+}
+
+// keepCursor walks a cursor and keeps it open.
+func (m *machine) keepCursor(x *mtx, c *mcursor) {
 	if x.cursors = append(x.cursors, c); len(x.cursors) > 3 {
-		m.each(func(s int, _ *DB) { _ = x.cursors[0].c[s].Close() })
-		x.cursors = x.cursors[1:]
+		m.closeCursor(x, x.cursors[0])
 	}
 	m.walkCursor(x, c)
+}
+
+func (m *machine) closeCursor(x *mtx, c *mcursor) {
+	m.each(func(s int, _ *DB) { _ = c.c[s].Close() })
+	x.cursors = slices.DeleteFunc(x.cursors, func(y *mcursor) bool { return y == c })
 }
 
 // walk walks a cursor of x that is open from before.
@@ -137,18 +175,25 @@ var moveNames = []string{"first", "last", "seek", "before", "next", "prev", "nex
 
 // walkCursor moves a cursor about, with writes in between.
 func (m *machine) walkCursor(x *mtx, c *mcursor) {
+	rows := c.t
+	if c.ix != nil {
+		rows = c.ix.t
+	}
 	for range rapid.IntRange(1, 12).Draw(m.t, "moves") {
 		move := rapid.SampledFrom(moveNames).Draw(m.t, "move")
-		switch k := m.key(); move {
-		case "write":
-			m.randomWrite(x, c.t, k)
-		case "write here":
-			if c.on {
-				k = c.at
-			}
-			m.randomWrite(x, c.t, k)
-		default:
+		k := m.key()
+		switch {
+		case move == "write here" && c.on:
+			m.randomWrite(x, rows, c.key)
+		case move == "write" || move == "write here":
+			m.randomWrite(x, rows, k)
+		case c.ix == nil:
 			m.moveCursor(x, c, move, k)
+		default:
+			if !m.moveIndexCursor(x, c, move, m.indexKey(c.ix)) {
+				m.closeCursor(x, c)
+				return
+			}
 		}
 	}
 }
@@ -203,19 +248,85 @@ func (m *machine) moveCursor(x *mtx, c *mcursor, move, k string) {
 			m.fatalf(s, "tx %d (snapshot %d): cursor %s %.20q from %.20q: %.20q=%.40q, want %.20q=%.40q", x.id, x.snap, move, k, c.at, cur.Key(), cur.Value(), keys[i], vals[i])
 		}
 	})
-	c.moved(move, keys, i)
+	if c.moved(move, keys, i); c.on {
+		c.key = c.at
+	}
+}
+
+// moveIndexCursor is moveCursor for one over an index. It reports whether the cursor
+// can be used any more.
+func (m *machine) moveIndexCursor(x *mtx, c *mcursor, move, ik string) bool {
+	if c.ix.kind.unique && c.snap < m.clock && x.iso == ReadCommitted && x.wrote[c.ix.t] {
+		return false // what it sees and what its transaction has written since may have one key
+	}
+	snap := x.snap
+	x.snap = c.snap
+	rows := x.indexed(c.ix, c.from, c.to)
+	x.snap = snap
+	var places []string
+	for _, row := range rows {
+		places = append(places, row.at)
+	}
+	i := c.target(move, place(ik), places)
+	on := i >= 0 && i < len(rows)
+	may := x.mayRead(c.ix, c.snap)
+	m.note("tx %d: cursor over %.20q..%.20q of index %q from %.20q: %s %.20q, may %v", x.id, c.from, c.to, c.ix.kind.name, c.at, move, ik, may)
+	failed := 0
+	m.each(func(s int, _ *DB) {
+		cur := c.c[s]
+		ok := moveOne(cur, move, ik)
+		if err := cur.Err(); err != nil {
+			if failed++; ok || len(may) == 0 || !allowed(err, may) {
+				m.fatalf(s, "tx %d (snapshot %d): index cursor %s %.20q from %.20q: %v %v, want %v", x.id, c.snap, move, ik, c.at, ok, err, may)
+			}
+			return
+		}
+		if len(may) > 0 && !allowed(nil, may) && !c.on && c.behind != move { // else it need not look
+			m.fatalf(s, "tx %d (snapshot %d): index cursor %s %.20q: %v, want %v", x.id, c.snap, move, ik, ok, may)
+		}
+		if ok != on {
+			m.fatalf(s, "tx %d (snapshot %d): index cursor %s %.20q from %.20q: %v, want %v", x.id, c.snap, move, ik, c.at, ok, on)
+		}
+		if !on {
+			return
+		}
+		if got := indexKeyOf(cur); !rows[i].is(got, cur.Key(), cur.Value()) {
+			m.fatalf(s, "tx %d (snapshot %d): index cursor %s %.20q from %.20q: %.20q→%.20q=%.40q, want %.20q→%.20q=%.40q", x.id, c.snap, move, ik, c.at, got, cur.Key(), cur.Value(), rows[i].ik, rows[i].key, rows[i].val)
+		}
+	})
+	m.tally["move"]++
+	if failed > 0 {
+		m.tally["move: "+brief(may[0])]++
+		if failed < len(m.stores) && !allowed(nil, may) {
+			m.fatalf(0, "tx %d: index cursor %s %.20q failed in %d stores", x.id, move, ik, failed)
+		}
+		return false
+	}
+	c.note(x, move, place(ik), places, i)
+	if c.moved(move, places, i); c.on {
+		c.key = rows[i].key
+		x.readKey(c.ix.t, c.key)
+	}
+	return true
+}
+
+func indexKeyOf(c moving) []byte {
+	if ic, ok := c.(*IndexCursor); ok {
+		return ic.IndexKey()
+	}
+	return nil
 }
 
 // note notes what a move to row i of keys, or to none, has read.
 func (c *mcursor) note(x *mtx, move, k string, keys []string, i int) {
-	from, to := string(c.from), string(c.to)
+	from, to := c.bounds()
 	back := move == "last" || move == "before" || move == "prev"
 	switch {
-	case c.to != nil && from >= to, i < 0 && !back: // nothing is read; it had ended
+	case to != "" && from >= to, i < 0 && !back: // nothing is read; it had ended
 		return
 	case move == "seek":
 		from = max(from, k)
-	case move == "before" && (c.to == nil || k < to):
+	case move == "before" && (to == "" || k < to):
 		to = k
 	case move == "next" && c.on:
 		from = c.at + "\x00"
@@ -235,8 +346,16 @@ func (c *mcursor) note(x *mtx, move, k string, keys []string, i int) {
 	}
 }
 
+// bounds are the bounds of the rows or entries that it walks; to "" is open.
+func (c *mcursor) bounds() (from, to string) {
+	if c.ix != nil {
+		return placed(c.from, c.to)
+	}
+	return string(c.from), string(c.to)
+}
+
 // moveOne makes one move of a cursor.
-func moveOne(c *Cursor, move, k string) bool {
+func moveOne(c moving, move, k string) bool {
 	switch move {
 	case "first":
 		return c.First()

@@ -5,10 +5,74 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"slices"
+	"sort"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
 )
+
+// reopen closes the stores under their open transactions.
+func (m *machine) reopen() {
+	m.note("reopen")
+	txs := m.txs
+	m.txs, m.done, m.filler = nil, nil, nil
+	m.each(func(s int, db *DB) {
+		if err := db.Close(); err != nil {
+			m.fatalf(s, "close: %v", err)
+		}
+		for _, x := range txs {
+			if err := x.tx[s].Commit(); !errors.Is(err, ErrClosed) {
+				m.fatalf(s, "tx %d: commit after close: %v", x.id, err)
+			}
+		}
+		m.open(s)
+	})
+	m.durable = m.clock
+	m.abortBuilds()
+	m.opened(false)
+}
+
+// open opens a store.
+func (m *machine) open(s int) {
+	m.t.Helper()
+	st := m.stores[s]
+	db, err := Open("db", st.o)
+	if err != nil {
+		m.t.Fatalf("step %d, %s store: open: %v", m.n, st.name, err)
+	}
+	st.db = db
+	db.m.ReadSpans = st.spans
+	checkStore(m.t, db)
+}
+
+// opened checks the catalogs of stores that were all opened anew, and gives indexes
+// their functions, with attach all of them.
+func (m *machine) opened(attach bool) {
+	m.tables = slices.DeleteFunc(m.tables, func(t *mtable) bool { return t.dropped != 0 })
+	var names []string
+	for _, t := range m.tables {
+		names = append(names, t.name)
+		t.h = make([]*Table, len(m.stores))
+	}
+	names = append(names, fillerName)
+	sort.Strings(names)
+	m.each(func(s int, db *DB) {
+		if got := db.Tables(); !slices.Equal(got, names) {
+			m.fatalf(s, "tables %v, want %v", got, names)
+		}
+		for _, t := range m.tables {
+			h, err := db.Table(t.name)
+			if err != nil {
+				m.fatalf(s, "table %s: %v", t.name, err)
+			}
+			t.h[s] = h
+		}
+	})
+	for _, t := range m.tables {
+		m.openedIndexes(t, attach)
+	}
+}
 
 // crash crashes every store at the same operation. What was durable is there, of
 // what was not the newest may be gone, whole and in order; how much, each store
@@ -28,7 +92,8 @@ func (m *machine) crash() {
 		st.fs, st.o.FS = clone, clone
 		m.open(s)
 	}
-	m.opened()
+	m.abortBuilds()
+	m.opened(true)
 	for s := range m.stores {
 		kept[s] = m.survived(s)
 	}
@@ -42,6 +107,9 @@ func (m *machine) crash() {
 	}
 	for _, t := range m.tables {
 		t.forget(top)
+		for _, ix := range t.indexes {
+			ix.entries.forget(top)
+		}
 	}
 	m.durable, m.clock = top, top // recovery makes durable what it finds
 }
@@ -105,9 +173,9 @@ func (m *machine) redo(s, from, to int) {
 	inUpdate(m.t, m.stores[s].db, func(tx *Tx) {
 		for _, t := range m.tables {
 			old, want := t.at(from), t.at(to)
-			for k := range old {
-				if _, ok := want[k]; !ok {
-					if err := tx.Delete(t.h[s], []byte(k)); err != nil && !errors.Is(err, ErrNotFound) {
+			for k, v := range old { // keys of unique indexes are free then
+				if w, ok := want[k]; !ok || !bytes.Equal(v, w) {
+					if err := tx.Delete(t.h[s], []byte(k)); err != nil {
 						m.fatalf(s, "redo: %v", err)
 					}
 				}

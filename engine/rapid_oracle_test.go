@@ -26,6 +26,7 @@ type mtable struct {
 	recs    map[string][]mver
 	dropped int // clock of the drop, 0 while it lives
 	last    uint64
+	indexes []*mindex
 }
 
 // mown is what a transaction did to a record.
@@ -56,6 +57,9 @@ type mtx struct {
 	reads  []mread
 	tried  bool // a statement got as far as to make it a writer
 	writes int  // statements that wrote, and rollbacks to savepoints
+	doubt  bool // a statement failed that may have begun to write
+
+	client bool // it ends before anybody else does anything
 }
 
 // mread is a range of keys [from, to) that was read; to "" is open.
@@ -197,12 +201,13 @@ func (x *mtx) read(t *mtable, from, to string) {
 func (x *mtx) readKey(t *mtable, k string) { x.read(t, k, k+"\x00") }
 
 // unserializable reports whether x, which is about to commit, has read what others
-// have changed since. One that has not written takes place at its snapshot.
-func (x *mtx) unserializable() bool {
-	if !x.tried || x.writes == 0 {
-		return false
+// have changed since. One that has not written takes place at its snapshot; if it is
+// in doubt whether it has, it may be refused.
+func (x *mtx) unserializable() (refused, doubt bool) {
+	if !x.tried || x.writes == 0 && !x.doubt {
+		return false, false
 	}
-	return slices.ContainsFunc(x.reads, func(r mread) bool {
+	stale := slices.ContainsFunc(x.reads, func(r mread) bool {
 		if r.t.dropped != 0 && !x.wrote[r.t] {
 			return true
 		}
@@ -213,6 +218,7 @@ func (x *mtx) unserializable() bool {
 		}
 		return false
 	})
+	return stale && x.writes > 0, stale
 }
 
 // publish makes what x did committed.

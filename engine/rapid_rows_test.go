@@ -41,6 +41,17 @@ func (m *machine) rows(x *mtx, t *mtable, op string) {
 		m.walk(x)
 	case "append":
 		m.append(x, t)
+	case "scan index":
+		if ix := m.index(t); ix != nil {
+			from, to := m.indexBounds(ix)
+			m.checkIndex(x, ix, Range{
+				From: from, To: to, Reverse: rapid.Bool().Draw(m.t, "reverse"), Limit: max(0, rapid.IntRange(-10, 10).Draw(m.t, "limit")),
+			})
+		}
+	case "index cursor":
+		if ix := m.index(t); ix != nil {
+			m.openIndexCursor(x, ix)
+		}
 	}
 }
 
@@ -69,9 +80,19 @@ func run(tx *Tx, h *Table, mode recordcache.Mode, key, val []byte) (got []byte, 
 // write does one write in every store and checks it.
 func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val []byte) {
 	m.t.Helper()
+	if m.barred(x, t) {
+		return
+	}
 	m.statement(x)
 	may, waits := m.predict(x, t, mode, k)
 	want, exists := x.get(t, k)
+	w := &mwrite{mode: mode, k: k, old: want, val: val}
+	if mode == recordcache.ModeDelete {
+		w.val = nil
+	}
+	if mode != recordcache.ModeLock && t.dropped == 0 && !x.readOnly {
+		may, waits = m.predictEntries(x, t, w, may, waits)
+	}
 	if mode == recordcache.ModeLock && may[0] == nil && !exists {
 		may = []error{ErrNotFound}
 	}
@@ -88,9 +109,7 @@ func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val 
 		} else {
 			err = op()
 		}
-		if !slices.ContainsFunc(may, func(want error) bool {
-			return want == nil && err == nil || want != nil && errors.Is(err, want)
-		}) {
+		if !allowed(err, may) {
 			m.fatalf(s, "tx %d (snapshot %d): mode %d of %s %.20q (%d bytes): got %v, want %v", x.id, x.snap, mode, t.name, k, len(val), err, may)
 		}
 		if mode == recordcache.ModeLock && err == nil && !bytes.Equal(got, want) {
@@ -100,6 +119,7 @@ func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val 
 	if !m.filling {
 		m.note("tx %d mode %d of %s %.20q, %d bytes: %v", x.id, mode, t.name, k, len(val), err)
 	}
+	m.indexes(x, t, w, err)
 	mk := mkey{t, k}
 	switch done := err == nil || mode == recordcache.ModeLock && errors.Is(err, ErrNotFound); {
 	case done:
@@ -127,6 +147,7 @@ func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val 
 func (m *machine) client(t *mtable) {
 	m.begin(TxOptions{NoSync: rapid.IntRange(0, 3).Draw(m.t, "nosync") > 0, Isolation: m.level()})
 	x := m.txs[len(m.txs)-1]
+	x.client = true
 	for range rapid.IntRange(1, 4).Draw(m.t, "writes") {
 		m.randomWrite(x, t, m.key())
 	}
@@ -138,20 +159,42 @@ func (m *machine) client(t *mtable) {
 
 // append stores a row under the next record number, the same in every store.
 func (m *machine) append(x *mtx, t *mtable) {
+	if m.barred(x, t) {
+		return
+	}
 	m.statement(x)
-	val := value(m.n, 50)
+	w := &mwrite{mode: recordcache.ModeInsert, k: string(make([]byte, 8)), val: value(m.n, 50)}
+	may, waits := []error{nil}, false
+	switch {
+	case t.dropped != 0:
+		may = []error{ErrTableNotFound}
+		if x.readOnly {
+			may = append(may, ErrReadOnly)
+		}
+	case x.readOnly:
+		may = []error{ErrReadOnly}
+	default:
+		x.wrote[t], x.tried = true, true
+		may, waits = m.predictEntries(x, t, w, may, waits)
+	}
 	var number uint64
+	var err error
 	m.each(func(s int, _ *DB) {
-		key, err := x.tx[s].Append(t.h[s], val)
+		var key []byte
+		op := func() error {
+			var err error
+			key, err = x.tx[s].Append(t.h[s], w.val)
+			return err
+		}
+		if waits {
+			err = x.ctx.impatiently(op)
+		} else {
+			err = op()
+		}
 		switch {
-		case t.dropped != 0 && x.readOnly && errors.Is(err, ErrReadOnly):
-		case t.dropped != 0:
-			wantErr(m.t, "append to dropped table", err, ErrTableNotFound)
-		case x.readOnly:
-			wantErr(m.t, "append", err, ErrReadOnly)
-		case err != nil || len(key) != 8:
-			m.fatalf(s, "tx %d: append: %x %v", x.id, key, err)
-		default:
+		case !allowed(err, may) || err == nil && len(key) != 8:
+			m.fatalf(s, "tx %d: append to %s: %x %v, want %v", x.id, t.name, key, err, may)
+		case err == nil:
 			n := binary.BigEndian.Uint64(key)
 			if n <= t.last || number != 0 && n != number {
 				m.fatalf(s, "record number %d after %d, in another store %d", n, t.last, number)
@@ -159,13 +202,21 @@ func (m *machine) append(x *mtx, t *mtable) {
 			number = n
 		}
 	})
-	if number != 0 {
+	w.k = string(binary.BigEndian.AppendUint64(nil, number))
+	m.indexes(x, t, w, err)
+	m.note("tx %d appends %d to %s: %v", x.id, number, t.name, err)
+	if err == nil {
 		t.last = number
-		x.own[mkey{t, string(binary.BigEndian.AppendUint64(nil, number))}] = mown{written: true, val: val}
-		x.wrote[t], x.tried = true, true
+		x.own[mkey{t, w.k}] = mown{written: true, val: w.val}
 		x.writes++
-		m.note("tx %d appends %d to %s", x.id, number, t.name)
 	}
+}
+
+// allowed reports whether err is one of may, where nil is success.
+func allowed(err error, may []error) bool {
+	return slices.ContainsFunc(may, func(want error) bool {
+		return want == nil && err == nil || want != nil && errors.Is(err, want)
+	})
 }
 
 // fill writes many rows, in key order or not.

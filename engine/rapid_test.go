@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sort"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
-
-	"github.com/sakerdb/saker/recordcache"
 )
 
 // A machine drives several stores in lock step, one operation at a time, beside a
@@ -45,7 +42,9 @@ type machine struct {
 	txn     int
 	keys    []string
 	filling bool
+	stop    *mstop   // builders of an index are stopped
 	trace   []string // what was done, for failures that do not come again
+	tally   map[string]int
 }
 
 func (m *machine) note(format string, args ...any) {
@@ -97,16 +96,21 @@ func (m *machine) end(x *mtx) {
 // commit commits x, which a store refuses if x is serializable and has read what
 // others have changed.
 func (m *machine) commit(x *mtx) {
-	conflict := x.unserializable()
+	if x.iso == Serializable && !x.client && slices.ContainsFunc(m.tables, func(t *mtable) bool { return x.wrote[t] && t.building() != nil }) {
+		m.rollback(x) // it could not be done again: the index has changed what may be written
+		return
+	}
+	conflict, doubt := x.unserializable()
 	m.note("tx %d commits %d records, conflict %v", x.id, len(x.own), conflict)
 	m.end(x)
+	defer m.endBuilds()
 	var refused []int
 	m.each(func(s int, db *DB) {
 		doubtful := db.m.Counters.MaybeSerializable.Load()
 		err := x.tx[s].Commit()
 		switch {
 		case err == nil && !conflict:
-		case errors.Is(err, ErrConflict) && (conflict || db.m.Counters.MaybeSerializable.Load() > doubtful):
+		case errors.Is(err, ErrConflict) && (conflict || doubt || db.m.Counters.MaybeSerializable.Load() > doubtful):
 			refused = append(refused, s)
 		default:
 			m.fatalf(s, "tx %d: commit: %v, want a conflict: %v", x.id, err, conflict)
@@ -129,18 +133,29 @@ func (m *machine) again(x *mtx, s int) {
 	if err != nil {
 		m.fatalf(s, "begin: %v", err)
 	}
-	for mk, o := range x.own {
-		modes := []recordcache.Mode{recordcache.ModePut}
-		switch {
-		case !o.written:
-			modes[0] = recordcache.ModeLock
-		case o.val == nil: // of what need not have been there
-			modes = append(modes, recordcache.ModeDelete)
-		}
-		for _, mode := range modes {
-			if _, err := run(tx, mk.t.h[s], mode, []byte(mk.k), o.val); err != nil && !errors.Is(err, ErrNotFound) {
+	rows, entries := x.wroteRecords()
+	for len(rows) > 0 {
+		var rest []mkey // keys of unique indexes are in their way
+		for _, mk := range rows {
+			switch err := againRecord(tx, s, mk, x.own[mk]); {
+			case errors.Is(err, ErrKeyExists):
+				rest = append(rest, mk)
+			case err != nil:
 				m.fatalf(s, "tx %d again: %v", x.id, err)
 			}
+		}
+		if len(rest) == len(rows) { // those go round in a circle
+			for _, mk := range rest {
+				if err := tx.Delete(mk.t.h[s], []byte(mk.k)); err != nil && !errors.Is(err, ErrNotFound) {
+					m.fatalf(s, "tx %d again: %v", x.id, err)
+				}
+			}
+		}
+		rows = rest
+	}
+	for _, mk := range entries { // those that x touched in vain have a version, too
+		if err := againRecord(tx, s, mk, x.own[mk]); err != nil {
+			m.fatalf(s, "tx %d again: %v", x.id, err)
 		}
 	}
 	if err := tx.Commit(); err != nil {
@@ -156,6 +171,7 @@ func (m *machine) rollback(x *mtx) {
 		}
 	})
 	m.end(x)
+	m.endBuilds()
 }
 
 // useDone uses a transaction after its end.
@@ -223,10 +239,8 @@ func (m *machine) createTable() {
 
 // dropTable drops a table that no open transaction has written.
 func (m *machine) dropTable(t *mtable) {
-	for _, x := range m.txs {
-		if x.wrote[t] {
-			return
-		}
+	if m.writersOf(t) || t.building() != nil {
+		return
 	}
 	m.note("drop %s", t.name)
 	m.each(func(s int, db *DB) {
@@ -239,13 +253,20 @@ func (m *machine) dropTable(t *mtable) {
 	})
 	m.clock++
 	m.durable, t.dropped = m.clock, m.clock
+	for _, ix := range t.live() {
+		ix.dropped, ix.entries.dropped = m.clock, m.clock
+	}
 }
 
-// gc forgets dropped tables that no snapshot reads.
+// gc forgets dropped tables and indexes that no snapshot reads.
 func (m *machine) gc() {
-	m.tables = slices.DeleteFunc(m.tables, func(t *mtable) bool {
-		return t.dropped != 0 && !slices.ContainsFunc(m.txs, func(x *mtx) bool { return x.iso != ReadCommitted && x.snap < t.dropped })
-	})
+	gone := func(dropped int) bool {
+		return dropped != 0 && !slices.ContainsFunc(m.txs, func(x *mtx) bool { return x.iso != ReadCommitted && x.snap < dropped })
+	}
+	m.tables = slices.DeleteFunc(m.tables, func(t *mtable) bool { return gone(t.dropped) })
+	for _, t := range m.tables {
+		t.indexes = slices.DeleteFunc(t.indexes, func(ix *mindex) bool { return gone(ix.dropped) })
+	}
 }
 
 // key draws a key by its number: some are long.
@@ -267,10 +288,11 @@ var ops = []string{
 	"move", "fill", "append", "savepoint", "savepoint", "rollbackto", "rollbackto", "release", "commit", "rollback", "done",
 	"client", "client", "client", "client", "client", "maintain", "maintain", "maintain", "maintain", "maintain", "pressure", "pressure",
 	"checkpoint", "sync", "verify", "tables", "snapshots", "snapshots", "crash",
+	"indexes", "indexes", "scan index", "scan index", "scan index", "index cursor",
 }
 
 // idleOps are those without.
-var idleOps = []string{"begin", "begin", "begin", "client", "client", "pressure", "maintain", "tables", "crash"}
+var idleOps = []string{"begin", "begin", "begin", "client", "client", "pressure", "maintain", "tables", "indexes", "crash"}
 
 // step does one random operation.
 func (m *machine) step(*rapid.T) {
@@ -302,6 +324,10 @@ func (m *machine) step(*rapid.T) {
 		}
 	case "tables":
 		m.changeTables(t)
+	case "indexes":
+		if t != nil && t.dropped == 0 {
+			m.changeIndexes(t)
+		}
 	case "maintain":
 		m.maintain(t)
 	case "pressure":
@@ -430,6 +456,12 @@ func (m *machine) maintain(t *mtable) {
 	}
 	m.note("maintain: %s, store %d", op, only)
 	key := []byte(m.key())
+	var ix *mindex
+	if op == "merge" && rapid.Bool().Draw(m.t, "entries") {
+		if ix = m.index(t); ix != nil {
+			key = []byte(place(m.indexKey(ix)))
+		}
+	}
 	m.each(func(s int, db *DB) {
 		if only >= 0 && only != s {
 			return
@@ -440,66 +472,13 @@ func (m *machine) maintain(t *mtable) {
 		case "unburden", "give up":
 			db.m.Unburden(op == "give up")
 		case "merge":
-			maintain(m.t, db, op, t.h[s], key)
+			h := t.h[s]
+			if ix != nil {
+				h = ix.h[s].Entries()
+			}
+			maintain(m.t, db, op, h, key)
 		default:
 			maintain(m.t, db, op, nil, nil)
-		}
-	})
-}
-
-// reopen closes the stores under their open transactions.
-func (m *machine) reopen() {
-	m.note("reopen")
-	txs := m.txs
-	m.txs, m.done, m.filler = nil, nil, nil
-	m.each(func(s int, db *DB) {
-		if err := db.Close(); err != nil {
-			m.fatalf(s, "close: %v", err)
-		}
-		for _, x := range txs {
-			if err := x.tx[s].Commit(); !errors.Is(err, ErrClosed) {
-				m.fatalf(s, "tx %d: commit after close: %v", x.id, err)
-			}
-		}
-		m.open(s)
-	})
-	m.durable = m.clock
-	m.opened()
-}
-
-// open opens a store.
-func (m *machine) open(s int) {
-	m.t.Helper()
-	st := m.stores[s]
-	db, err := Open("db", st.o)
-	if err != nil {
-		m.t.Fatalf("step %d, %s store: open: %v", m.n, st.name, err)
-	}
-	st.db = db
-	db.m.ReadSpans = st.spans
-	checkStore(m.t, db)
-}
-
-// opened checks the catalogs of stores that were all opened anew.
-func (m *machine) opened() {
-	m.tables = slices.DeleteFunc(m.tables, func(t *mtable) bool { return t.dropped != 0 })
-	var names []string
-	for _, t := range m.tables {
-		names = append(names, t.name)
-		t.h = make([]*Table, len(m.stores))
-	}
-	names = append(names, fillerName)
-	sort.Strings(names)
-	m.each(func(s int, db *DB) {
-		if got := db.Tables(); !slices.Equal(got, names) {
-			m.fatalf(s, "tables %v, want %v", got, names)
-		}
-		for _, t := range m.tables {
-			h, err := db.Table(t.name)
-			if err != nil {
-				m.fatalf(s, "table %s: %v", t.name, err)
-			}
-			t.h[s] = h
 		}
 	})
 }
@@ -538,15 +517,18 @@ func machineStores(t tester) []*mstore {
 }
 
 // runMachine is one life of the stores beside their model.
-func runMachine(t *rapid.T) {
+func runMachine(t *rapid.T, tally map[string]int) {
 	wctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // against hanging only
 	defer cancel()
-	m := &machine{t: t, ctx: wctx, keys: machineKeys(), stores: machineStores(t)}
+	m := &machine{t: t, ctx: wctx, keys: machineKeys(), stores: machineStores(t), tally: tally}
 	for s := range m.stores {
 		m.open(s)
 	}
 	defer func() {
 		// After a failure the stores are still open.
+		if m.stop != nil {
+			m.stop.goOn()
+		}
 		told := false
 		for _, s := range m.stores {
 			if s.db != nil && !s.db.closed.Load() {
@@ -581,7 +563,7 @@ func (m *machine) finish() {
 		mustClose(m.t, db)
 		m.open(s)
 	})
-	m.opened()
+	m.opened(false)
 	m.compare()
 	m.each(func(_ int, db *DB) { mustClose(m.t, db) })
 }
@@ -590,4 +572,8 @@ func (m *machine) finish() {
 // memory at once, some does, nothing does (scenario 12). For long runs:
 //
 //	go test ./engine -run '^TestModel$' -rapid.checks 10000 -rapid.steps 200
-func TestModel(t *testing.T) { rapid.Check(t, runMachine) }
+func TestModel(t *testing.T) {
+	tally := map[string]int{} // what came of operations on indexes, all checks together
+	rapid.Check(t, func(rt *rapid.T) { runMachine(rt, tally) })
+	t.Log(tally)
+}

@@ -179,15 +179,22 @@ func (c *Cursor) letGo() {
 }
 
 func (c *Cursor) step() bool {
-	c.valid = c.it.Next()
-	c.ended = !c.valid
-	if !c.valid {
-		c.err = c.it.Err()
-	} else if c.entry != nil {
-		c.err = c.tx.readEntry(c.entry, c.eyes(), c.it.Key(), c.it.Value())
-		c.valid = c.err == nil
+	for shown := false; !shown; {
+		c.valid = c.it.Next()
+		c.ended = !c.valid
+		if !c.valid {
+			c.err = c.it.Err()
+			return false
+		}
+		if c.entry == nil {
+			return true
+		}
+		shown, c.err = c.tx.readEntry(c.entry, c.eyes(), c.it.Key(), c.it.Value())
+		if c.valid = c.err == nil; !c.valid {
+			return false
+		}
 	}
-	return c.valid
+	return true
 }
 
 // Next moves to the next row in ascending order. On a cursor that was not

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/sakerdb/saker/internal/base"
+	"github.com/sakerdb/saker/internal/seeded"
 	"github.com/sakerdb/saker/recordcache"
 )
 
@@ -75,7 +76,7 @@ func (tx *Tx) atomically(fn func() error) error {
 	if tx.alive() != nil {
 		return err // ended meanwhile: everything was taken back
 	}
-	if err != nil && tx.writes != writes {
+	if err != nil && tx.writes != writes && !seeded.On(seeded.KeptStatement) {
 		tx.undo(mark)
 	}
 	tx.pop(mark.Start)
@@ -101,7 +102,7 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 	}
 	gone := m == recordcache.ModeDelete
 	refused := found && m == recordcache.ModeInsert || !found && (gone || m == recordcache.ModeUpdate)
-	if err := u.plan(set, key, value, found, gone); err != nil {
+	if err := u.plan(set, key, value, found, gone, tx.iso == ReadCommitted && len(tx.cursors) > 0); err != nil {
 		return err
 	}
 	if !refused {
@@ -133,7 +134,11 @@ func (tx *Tx) putUnique(u *upkeep) error {
 		ok, err := tx.enterIndex(c.ix)
 		for j := 0; ok && err == nil && j < len(c.now.at); j++ {
 			entry := c.now.get(j)
-			if err = tx.apply(c.ix.Entries(), recordcache.ModeInsert, entry, u.key); err != nil {
+			m := recordcache.ModeInsert
+			if seeded.On(seeded.SharedKey) {
+				m = recordcache.ModePut
+			}
+			if err = tx.apply(c.ix.Entries(), m, entry, u.key); err != nil {
 				err = tx.taken(c.ix, entry, err)
 			}
 		}
@@ -169,6 +174,9 @@ func (tx *Tx) putOthers(u *upkeep) error {
 func (tx *Tx) replaceEntries(u *upkeep, c *change) error {
 	t := c.ix.Entries()
 	for j := range c.old.at {
+		if seeded.On(seeded.KeptEntry) {
+			break
+		}
 		entry := c.old.get(j)
 		if c.ix.Unique() && c.ix.Ready() == 0 {
 			if other, err := tx.ofOther(u, t, entry); err != nil {

@@ -74,7 +74,7 @@ func (tx *Tx) readKey(t *recordcache.Table, key []byte) {
 func (tx *Tx) readBy(t *recordcache.Table, m recordcache.Mode, key []byte, err error) {
 	switch {
 	case err == nil:
-		if m == recordcache.ModePut || tx.w.Stretch == 0 {
+		if m == recordcache.ModePut || m == recordcache.ModeErase || tx.w.Stretch == 0 {
 			return // it asked for nothing, or what it learned cannot change
 		}
 	case errors.Is(err, base.ErrNotFound), errors.Is(err, base.ErrKeyExists):

@@ -2,6 +2,7 @@ package txn
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -109,8 +110,8 @@ func (u *upkeep) collect(ix *recordcache.Index, s *entrySet, key, value []byte) 
 	return s.err
 }
 
-// part leaves in each set what the other one has not.
-func (c *change) part() {
+// part leaves in each set what the other one has not; with all, now stays as it is.
+func (c *change) part(all bool) {
 	old, now := c.old.at[:0], c.now.at[:0]
 	i, j := 0, 0
 	for i < len(c.old.at) || j < len(c.now.at) {
@@ -126,7 +127,7 @@ func (c *change) part() {
 		if d < 0 {
 			old = append(old, c.old.at[i])
 		}
-		if d > 0 {
+		if d > 0 || (all && d == 0) {
 			now = append(now, c.now.at[j])
 		}
 		if d <= 0 {
@@ -140,8 +141,10 @@ func (c *change) part() {
 }
 
 // plan finds out what the statement changes in the indexes of set. found says
-// whether there is a row, of value u.old; gone whether there is to be none.
-func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone bool) error {
+// whether there is a row, of value u.old; gone whether there is to be none. With all
+// the entries that stay are put, too: cursors whose snapshot is older than these see
+// them then, as they see the row.
+func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone, all bool) error {
 	u.key = key
 	for len(u.changes) < len(set) {
 		u.changes = append(u.changes, change{})
@@ -153,7 +156,10 @@ func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone b
 		c.old.reset()
 		c.now.reset()
 		if found {
-			if err := u.collect(ix, &c.old, key, u.old); err != nil {
+			switch err := u.collect(ix, &c.old, key, u.old); {
+			case errors.Is(err, base.ErrKeyTooLarge):
+				c.old.reset() // it is older than the index, which has none of its entries
+			case err != nil:
 				return err
 			}
 		}
@@ -165,7 +171,7 @@ func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone b
 		if ix.Func() == nil {
 			return fmt.Errorf("saker: index %q: %w", ix.Name(), base.ErrIndexDetached)
 		}
-		c.part()
+		c.part(all && !ix.Unique())
 	}
 	return nil
 }

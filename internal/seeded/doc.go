@@ -1,5 +1,5 @@
 // Package seeded holds bugs on purpose, for the tests that show that the checkers
-// of histories find such bugs.
+// of histories, and the model of the engine's random test, find such bugs.
 //
 //	if … || seeded.On(seeded.DirtyFrame)     at the place of the bug
 //
@@ -46,4 +46,19 @@ const (
 	UntrackedRange
 	// UntoldReaders tells nobody who validates of a commit meanwhile.
 	UntoldReaders
+	// KeptEntry does not erase the entries that a row loses.
+	KeptEntry
+	// KeptStatement leaves what a failed statement on an indexed table has done.
+	KeptStatement
+	// KeptRollback leaves the entries that were put since a savepoint, when a small
+	// transaction rolls back to it.
+	KeptRollback
+	// SharedKey lets two rows have one key of a unique index.
+	SharedKey
+	// EarlyIndex lets snapshots read an index that is younger.
+	EarlyIndex
+	// HastyBuilder does not wait for those who had written the table.
+	HastyBuilder
+	// PassedOver leaves out a key of a unique index when the builder has a conflict.
+	PassedOver
 )
