@@ -302,21 +302,21 @@ func (fl *frameList) mayHold(w *Writer, key []byte) bool {
 
 // recheck repeats the part of the verdict that time may have changed: what was
 // decided when the frames were read stays decided; an active owner may be done. The
-// proof does not hold any more if its version was rolled back, for what lies below was
+// proof does not hold any more if he rolled his version back, for what lies below was
 // not looked at, nor if the writer sees it by now, for then what was found is older.
 func (p *proof) recheck(w *Writer) (verdict versionchain.Verdict, holds bool) {
-	if p.on == nil {
+	if p.on == nil || p.verdict != versionchain.Wait {
 		return p.verdict, true
 	}
-	v, decided := w.CheckOwner(p.on, p.epoch)
-	if !decided || v == versionchain.Go {
+	verdict, decided := w.CheckOwner(p.on, p.epoch)
+	if !decided || verdict == versionchain.Go {
 		p.list = nil
 		return versionchain.Go, false
 	}
-	if v == versionchain.Wait {
+	if verdict == versionchain.Wait {
 		w.WaitOn, w.WaitEpoch = p.on, p.epoch
 	}
-	return v, true
+	return verdict, true
 }
 
 // ask reads the frames of the leaf for key and leaves the proof in w.
