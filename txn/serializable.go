@@ -234,9 +234,15 @@ func (tx *Tx) validate() (vague bool, err error) {
 	if err := tx.checkDropped(); err != nil {
 		return false, err
 	}
+	var s *span
+	wasRead := func(key []byte) bool { return rs.passes(s, key) }
 	for i := range rs.spans {
-		s := &rs.spans[i]
-		changed, err := rs.tables[s.table].Changed(&tx.w.Reader, &tx.sc, rs.get(s.from), rs.get(s.to))
+		s = &rs.spans[i]
+		only := wasRead
+		if !s.coarse {
+			only = nil
+		}
+		changed, err := rs.tables[s.column/2].Changed(&tx.w.Reader, &tx.sc, rs.get(s.from), rs.get(s.to), only)
 		if err != nil {
 			return false, fmt.Errorf("validate: %w", err)
 		}
