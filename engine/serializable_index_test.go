@@ -215,7 +215,7 @@ func (m *indexReads) commit(i int) {
 	}
 	err := x.tx.Commit()
 	switch {
-	case errors.Is(err, ErrConflict):
+	case errors.Is(err, ErrConflict) && len(x.own) > 0:
 		m.refused++
 		if differs == "" {
 			m.needless++

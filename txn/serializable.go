@@ -15,8 +15,10 @@ import (
 // read (readset.go). When it has something to commit, it commits at timestamp ts
 // only if nobody changed anything of that between its snapshot and ts (S4). So
 // what it read is what it would have read at ts: it takes place at ts, whole, and
-// the order of commits is a serial order. One that writes nothing takes place at its
-// snapshot, which is a moment of that order, and needs no check.
+// the order of commits is a serial order. One of which no write remains, for it has
+// only read and locked, or has taken all back, takes place at its snapshot, which is a
+// moment of that order, and needs no check: nobody has read anything of it, and all
+// that its statements were told was as of the snapshot.
 //
 // What it wrote or locked needs no check either: first updater wins (S3), unless a
 // rollback to a savepoint gives it back. So what a statement under a savepoint has
@@ -70,10 +72,14 @@ func (tx *Tx) readKey(t *recordcache.Table, key []byte) {
 	tx.tendReads()
 }
 
-// readBy notes what a statement in mode m that ended with err has read.
+// readBy notes what a statement in mode m that ended with err has read, and whether it
+// has changed anything.
 func (tx *Tx) readBy(t *recordcache.Table, m recordcache.Mode, key []byte, err error) {
 	switch {
 	case err == nil:
+		if m != recordcache.ModeLock {
+			tx.changed = tx.w.Epoch + 1
+		}
 		if m == recordcache.ModePut || tx.w.Stretch == 0 {
 			return // it asked for nothing, or what it learned cannot change
 		}
@@ -159,10 +165,10 @@ func (tx *Tx) forgetReads() {
 	}
 }
 
-// validates reports whether the transaction's reads must be validated: it has
-// written, if only to take it back.
+// validates reports whether the transaction's reads must be validated: something that
+// it wrote remains.
 func (st *state) validates() bool {
-	return st.reads.on && st.writes > 0 && !seeded.On(seeded.SkippedValidation)
+	return st.reads.on && st.changed > 0 && !seeded.On(seeded.SkippedValidation)
 }
 
 // enqueueValidated is enqueue for a serializable transaction. ErrConflict if others
