@@ -218,6 +218,31 @@ func TestReadSetOfManyKeys(t *testing.T) {
 	}
 }
 
+// Keys that were coarse before there was no room any more, and keys so long that
+// nothing is left of their spans, are known as before.
+func TestReadSetForgetsNoKey(t *testing.T) {
+	tb := new(recordcache.Table)
+	for name, change := range map[string]func(rs *readSet){
+		"poor": func(rs *readSet) { rs.shrink(); rs.impoverish() },
+		"wide": func(rs *readSet) { rs.maxBytes = 100; rs.shrink() },
+	} {
+		for _, n := range []int{1, 60} {
+			rs := &readSet{maxSpans: 64, maxBytes: 1 << 20}
+			key := func(i int) []byte { return fmt.Appendf(nil, "%060d", i) }
+			for i := range n {
+				rs.addKey(tb, key(10*i))
+			}
+			change(rs)
+			rs.sort()
+			for i := range n {
+				if rs.covers(tb, key(10*i)) == nil {
+					t.Errorf("%s: key %d of %d was read and is forgotten", name, i, n)
+				}
+			}
+		}
+	}
+}
+
 // A sieve lets pass all that is in it, folded or not, and few others.
 func TestSieve(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 1))
