@@ -201,10 +201,14 @@ func (x *mtx) read(t *mtable, from, to string) {
 func (x *mtx) readKey(t *mtable, k string) { x.read(t, k, k+"\x00") }
 
 // unserializable reports whether x, which is about to commit, has read what others
-// have changed since. One that has not written takes place at its snapshot; if it is
+// have changed since. One of which no write remains takes place at its snapshot; if it is
 // in doubt whether it has, it may be refused.
 func (x *mtx) unserializable() (refused, doubt bool) {
-	if !x.tried || x.writes == 0 && !x.doubt {
+	wrote := false
+	for _, o := range x.own {
+		wrote = wrote || o.written // what was rolled back, and locks, do not count
+	}
+	if !x.tried || !wrote && !x.doubt {
 		return false, false
 	}
 	stale := slices.ContainsFunc(x.reads, func(r mread) bool {
@@ -218,7 +222,7 @@ func (x *mtx) unserializable() (refused, doubt bool) {
 		}
 		return false
 	})
-	return stale && x.writes > 0, stale
+	return stale && wrote, stale
 }
 
 // publish makes what x did committed.

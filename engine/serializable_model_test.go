@@ -29,16 +29,14 @@ type stmt struct {
 
 // serialTx is a transaction of the model.
 type serialTx struct {
-	tx         *Tx
-	ctx        *switchCtx
-	snap       int
-	stmts      []stmt
-	own        map[int]string // "" is deleted
-	reads      map[int]bool
-	sps        []serialSP
-	registered bool // it tried to write
-	wrote      bool // and did, or rolled back
-	cursor     *openCursor
+	tx     *Tx
+	ctx    *switchCtx
+	snap   int
+	stmts  []stmt
+	own    map[int]string // "" is deleted
+	reads  map[int]bool
+	sps    []serialSP
+	cursor *openCursor
 }
 
 type serialSP struct {
@@ -195,21 +193,18 @@ func (m *serialModel) write(x *serialTx, s *stmt) bool {
 			return err
 		}
 	})
-	x.registered = true
 	learned := s.op != "put" && len(x.sps) > 0 // a rollback gives the record back
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrConflict), errors.Is(err, ErrDeadlock):
 		return false
 	case s.op == "lock" && (err == nil || errors.Is(err, ErrNotFound)):
 		s.want = string(got)
-		x.wrote = true
 	case errors.Is(err, ErrKeyExists):
 		s.want, learned = "exists", true
 	case errors.Is(err, ErrNotFound):
 		s.want, learned = "absent", true
 	case err == nil:
 		s.want = "ok"
-		x.wrote = true
 		x.own[s.key] = s.val
 		if s.op == "delete" {
 			x.own[s.key] = ""
@@ -317,7 +312,6 @@ func (m *serialModel) savepoint(x *serialTx) {
 		check(m, x.tx.RollbackTo(sp.sp))
 		x.sps = x.sps[:i+1]
 		x.own = maps.Clone(sp.own)
-		x.wrote = true
 		m.note(x, stmt{op: "rollback", key: i, limit: sp.n})
 		return
 	}
@@ -354,7 +348,7 @@ func (m *serialModel) commit(x *serialTx) {
 	for k := range x.reads {
 		conflict = conflict || m.changed[k] > x.snap
 	}
-	if !x.registered || !x.wrote {
+	if len(x.own) == 0 {
 		check(m, x.tx.Commit()) // it takes place at its snapshot
 		return
 	}

@@ -309,17 +309,68 @@ func TestSerializableRolledBackStatements(t *testing.T) {
 	}
 }
 
-// A transaction that has only tried to write takes place at its snapshot; so does one
-// whose writes failed.
+// A transaction of which no write remains takes place at its snapshot: it has only
+// tried to write, has locked, or has taken all back. One that wrote beside that does
+// not.
 func TestSerializableWroteNothing(t *testing.T) {
 	eachMove(t, func(s *story) {
-		s.seed("a", "1")
-		t1 := serial(s, s.db)
-		gets(s, t1, s.tb, "a", "1")
-		wantErr(s, "insert", t1.Insert(s.tb, []byte("a"), nil), ErrKeyExists)
-		inUpdate(s, s.db, func(tx *Tx) { put(s, tx, s.tb, "a", "2") })
-		s.move()
+		s.seed("a", "1", "b", "1")
+		back := func(tx *Tx, fn func()) {
+			sp := s.savepoint(tx)
+			fn()
+			s.move()
+			s.rollbackTo(tx, sp)
+		}
+		lock := func(tx *Tx) {
+			_, err := tx.GetForUpdate(s.tb, []byte("b"))
+			check(s, err)
+		}
+		for name, c := range map[string]struct {
+			fn    func(tx *Tx)
+			wrote bool
+		}{
+			"refused":          {fn: func(tx *Tx) { wantErr(s, "insert", tx.Insert(s.tb, []byte("a"), nil), ErrKeyExists) }},
+			"locked":           {fn: lock},
+			"taken back":       {fn: func(tx *Tx) { back(tx, func() { put(s, tx, s.tb, "z", "1"); del(s, tx, s.tb, "b") }) }},
+			"large taken back": {fn: func(tx *Tx) { back(tx, func() { put(s, tx, s.tb, "z", string(value(1, 20000))) }) }},
+			"locked, and taken back": {fn: func(tx *Tx) {
+				lock(tx)
+				back(tx, func() { put(s, tx, s.tb, "b", "2") })
+			}},
+			"released": {wrote: true, fn: func(tx *Tx) {
+				sp := s.savepoint(tx)
+				put(s, tx, s.tb, "z", "1")
+				check(s, tx.Release(sp))
+				back(tx, func() { del(s, tx, s.tb, "b") })
+			}},
+			"written over": {wrote: true, fn: func(tx *Tx) {
+				put(s, tx, s.tb, "z", "1")
+				back(tx, func() { put(s, tx, s.tb, "z", "2") })
+			}},
+			"after taking back": {wrote: true, fn: func(tx *Tx) {
+				back(tx, func() { put(s, tx, s.tb, "z", "1") })
+				put(s, tx, s.tb, "z", "2")
+			}},
+			"deleted again": {wrote: true, fn: func(tx *Tx) { put(s, tx, s.tb, "z", "1"); del(s, tx, s.tb, "z") }},
+		} {
+			inUpdate(s, s.db, func(tx *Tx) { put(s, tx, s.tb, "a", "1") })
+			t1 := serial(s, s.db)
+			gets(s, t1, s.tb, "a", "1")
+			c.fn(t1)
+			inUpdate(s, s.db, func(tx *Tx) { put(s, tx, s.tb, "a", "2") })
+			s.move()
+			if c.wrote {
+				wantSkew(s, t1)
+			} else if err := t1.Commit(); err != nil {
+				s.Fatalf("%s: %v", name, err)
+			}
+		}
+		// The lock counts for writers, as an update does.
+		old, t1 := s.begin(), serial(s, s.db)
+		lock(t1)
 		commit(s, t1)
+		wantErr(s, "put", old.Put(s.tb, []byte("b"), nil), ErrConflict)
+		rollback(s, old)
 	})
 }
 

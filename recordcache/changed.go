@@ -12,13 +12,15 @@ import (
 // [from, to) after r's snapshot: whether there is a value or a tombstone with a
 // timestamp above it, committed or still committing (S4). A nil to is the end of
 // the table. Whoever has no timestamp when its version is looked at does not count.
+// With only, neither do keys for which it says no; it is called under a leaf lock, and
+// must neither block nor keep the key.
 //
 // Nothing that it looks for can have gone: of each record the newest committed
 // version stays, in memory or in a frame (P5), and a tombstone stays while a
 // snapshot is older than it. REQUIRES: r's snapshot is registered (S1), no lock is
 // held. No lock or pin outlives the call, and no record memory is needed (M8).
-func (t *Table) Changed(r *versionchain.Reader, sc *Scratch, from, to []byte) (bool, error) {
-	x := change{t: t, r: r, sc: sc, to: to, point: isPoint(from, to)}
+func (t *Table) Changed(r *versionchain.Reader, sc *Scratch, from, to []byte, only func(key []byte) bool) (bool, error) {
+	x := change{t: t, r: r, sc: sc, to: to, point: isPoint(from, to), only: only}
 	defer x.close()
 	if x.point {
 		x.hash = base.Hash(from)
@@ -49,6 +51,7 @@ type change struct {
 	to    []byte
 	point bool
 	hash  uint64 // of the key, for a point
+	only  func(key []byte) bool
 
 	it     Iter // finds the neighbours of a gap
 	walk   *tablespace.Walk
@@ -116,6 +119,7 @@ func (x *change) leaf(l *Leaf, at []byte) (changed bool, high []byte, err error)
 		}
 		for ; i < n && !changed && err == nil; i++ {
 			changed, _, err = l.page.Changed(i, x.r)
+			changed = changed && x.counts(l.page.Key(i))
 		}
 	}
 	list := l.list
@@ -129,6 +133,9 @@ func (x *change) leaf(l *Leaf, at []byte) (changed bool, high []byte, err error)
 	changed, err = x.frames(list, at, end)
 	return changed, high, err
 }
+
+// counts reports whether a change of key is one.
+func (x *change) counts(key []byte) bool { return x.only == nil || x.only(key) }
 
 // end returns where what is looked at ends, within a view that ends at high.
 func (x *change) end(high []byte) []byte {
@@ -208,7 +215,10 @@ func (x *change) frames(list *frameList, at, end []byte) (bool, error) {
 			continue
 		}
 		if f.Large && f.First != nil && (f.out == nil || len(f.out.Dead()) == 0) {
-			return true, nil // its only key is First, its timestamp known
+			if x.counts(f.First) {
+				return true, nil // its only key is First, its timestamp known
+			}
+			continue
 		}
 		b, err := x.t.cache.space.ReadFrame(f.Addr, x.sc.frame[:0])
 		x.sc.frame = b
@@ -237,7 +247,9 @@ func (x *change) inFrame(f *frame, b, at, end []byte) (bool, error) {
 			return false, nil
 		case row.Kind == base.KindLock:
 		case f.out == nil && row.TS > x.r.Snapshot, f.out != nil && x.r.Changed(f.out, row.Epoch):
-			return true, nil
+			if x.counts(row.Key) {
+				return true, nil
+			}
 		}
 	}
 	return false, nil

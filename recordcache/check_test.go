@@ -42,7 +42,9 @@ func newTestCache(t *testing.T) (*Cache, *Table) {
 	t.Cleanup(func() {
 		c.Close()
 		c.ReleaseMemory()
-		must(space.Close())
+		if err := space.Close(); space.Err() == nil { // else a test has failed it
+			must(err)
+		}
 		must(log.Close())
 		must(a.Close())
 	})

@@ -225,6 +225,7 @@ func (l *Leaf) collect(c *Cache, w *worker, rq *Request, rep *Report) {
 			continue
 		}
 		if l.mayGo(c, w, rq, rep, i) && l.collectChain(c, w, i, false, false) {
+			l.partial = l.list != nil // clean versions go with the others, or by themselves
 			c.Stats.BackloggedChains.Add(1)
 		}
 	}

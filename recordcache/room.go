@@ -389,6 +389,13 @@ func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []by
 	if l, err = t.lockOrBring(w, key, versionchain.VersionSize(len(key), 0, true)); err != nil {
 		return nil, false, err
 	}
+	return t.putLarge(w, wk, l, m, key, value, looked)
+}
+
+// putLarge is the part of tryLarge with the leaf locked. REQUIRES: l.mu is held
+// exclusively; it is released. Buffer room and an edit are reserved.
+func (t *Table) putLarge(w *Writer, wk *worker, l *Leaf, m Mode, key, value []byte, looked bool) (_ *Leaf, full bool, err error) {
+	c := t.cache
 	i, exact, act := l.judge(w, m, key)
 	switch act.todo {
 	case doFail:
@@ -417,13 +424,21 @@ func (t *Table) tryLarge(ctx context.Context, w *Writer, m Mode, key, value []by
 		// alone would bring it back and take it away again, for ever.
 		return nil, false, &needError{most}
 	}
-	if !l.addLarge(w, i, exact, key) {
+	for exact && l.popGarbage(w, i) {
+		i, exact = l.page.Find(key, int(l.prefix))
+	}
+	if l.page.Free() < l.roomForLarge(w, i, exact, key) {
 		c.arena.Uncharge(price)
 		l.mu.Unlock()
 		return l, true, nil
 	}
-	l.charged += price
-	err = l.sealLarge(c, w, wk, key, value)
+	if err = l.sealLarge(c, w, wk, key, value); err == nil {
+		l.addLarge(w, i, exact, key)
+		w.Self.Depart()
+		l.charged += price
+	} else {
+		c.arena.Uncharge(price)
+	}
 	l.settleCharge(c)
 	merge, low := l.listLen() > maxList && l.listLen()%maxList == 0, l.low
 	l.mu.Unlock()
@@ -493,47 +508,56 @@ func (l *Leaf) boundForLarge(key []byte) []byte {
 	return bytes.Clone(firsts[len(firsts)/2])
 }
 
-// addLarge links the stand-in, in place of an own version of the same stretch.
-func (l *Leaf) addLarge(w *Writer, i int, exact bool, key []byte) bool {
-	for exact && l.popGarbage(w, i) {
-		i, exact = l.page.Find(key, int(l.prefix))
+// roomForLarge returns the bytes that addLarge needs in the page.
+func (l *Leaf) roomForLarge(w *Writer, i int, exact bool, key []byte) int {
+	switch {
+	case !exact:
+		return versionchain.VersionSize(len(key), 0, true)
+	case l.replaces(w, i):
+		return 0
+	default:
+		return versionchain.VersionSize(len(key), 0, false)
 	}
+}
+
+// replaces reports whether a write of record i takes the place of its newest
+// version: one of w's own, of the same stretch.
+func (l *Leaf) replaces(w *Writer, i int) bool {
+	head := l.page.Version(l.page.Newest(i))
+	return head.Undecided() && head.Txn() == w.Self.ID && head.Epoch >= w.Stretch && !head.Pinned()
+}
+
+// addLarge links the stand-in of a value that was sealed, in place of an own version
+// of the same stretch. REQUIRES: the newest version is no garbage, and the page has
+// roomForLarge.
+func (l *Leaf) addLarge(w *Writer, i int, exact bool, key []byte) {
 	v := versionchain.Ver{
 		Stamp: versionchain.UndecidedStamp(w.Self.ID), Epoch: w.Epoch, Leave: w.Self.Leave(),
 		Flags: versionchain.FlagClean | uint8(versionchain.KindStandIn),
 	}
 	if !exact {
-		if !l.page.Insert(i, key, nil, int(l.prefix), &v) {
-			return false
-		}
+		l.page.Insert(i, key, nil, int(l.prefix), &v)
 		l.live++
-		return true
+		return
 	}
-	head := l.page.Version(l.page.Newest(i))
-	own := head.Undecided() && head.Txn() == w.Self.ID
-	if own {
+	if head := l.page.Version(l.page.Newest(i)); head.Undecided() && head.Txn() == w.Self.ID {
 		l.dropMerged(w, i, &head)
 	}
-	if own && head.Epoch >= w.Stretch && !head.Pinned() {
-		return l.page.Replace(i, nil, &v)
+	if l.replaces(w, i) {
+		l.page.Replace(i, nil, &v)
+		return
 	}
-	if !l.page.Push(i, nil, &v) {
-		return false
-	}
+	l.page.Push(i, nil, &v)
 	l.live++
-	return true
 }
 
-// sealLarge writes the frame of a large value and lists it.
+// sealLarge writes the frame of a large value and lists it. It comes before the
+// stand-in: a stand-in without frame would hide what its transaction had before.
 func (l *Leaf) sealLarge(c *Cache, w *Writer, wk *worker, key, value []byte) error {
 	or := wk.of(w.Self)
 	or.rows = append(or.rows, versionchain.Row{
 		Key: key, Value: value,
 		Order: base.Order{Epoch: w.Epoch, Leave: w.Self.Leave()},
 	})
-	err := l.sealList(c, wk, false, false)
-	if err == nil {
-		w.Self.Depart()
-	}
-	return err
+	return l.sealList(c, wk, false, false)
 }

@@ -193,9 +193,11 @@ func (l *Leaf) judge(w *Writer, m Mode, key []byte) (i int, exact bool, act acti
 	if verdict == versionchain.Unknown {
 		verdict = versionchain.Go
 		if l.list != nil {
+			proven := false
 			if w.proof.list.same(l.list) {
-				verdict = w.proof.recheck(w)
-			} else if l.sole != w.Self && l.list.mustRead(w, key) { // own frames never conflict
+				verdict, proven = w.proof.recheck(w)
+			}
+			if !proven && l.sole != w.Self && l.list.mustRead(w, key) { // own frames never conflict
 				return i, exact, action{todo: doAsk, value: m != ModePut && m != ModeErase}
 			}
 		}
@@ -299,22 +301,22 @@ func (fl *frameList) mayHold(w *Writer, key []byte) bool {
 }
 
 // recheck repeats the part of the verdict that time may have changed: what was
-// decided when the frames were read stays decided; an active owner may be done.
-func (p *proof) recheck(w *Writer) versionchain.Verdict {
-	if p.on != nil {
-		v, decided := w.CheckOwner(p.on, p.epoch)
-		if !decided {
-			// Rolled back meanwhile: what lies below was not looked at.
-			p.list = nil
-			w.WaitOn, w.WaitEpoch = p.on, p.epoch
-			return versionchain.Wait
-		}
-		if v == versionchain.Wait {
-			w.WaitOn, w.WaitEpoch = p.on, p.epoch
-		}
-		return v
+// decided when the frames were read stays decided; an active owner may be done. The
+// proof does not hold any more if he rolled his version back, for what lies below was
+// not looked at, nor if the writer sees it by now, for then what was found is older.
+func (p *proof) recheck(w *Writer) (verdict versionchain.Verdict, holds bool) {
+	if p.on == nil || p.verdict != versionchain.Wait {
+		return p.verdict, true
 	}
-	return p.verdict
+	verdict, decided := w.CheckOwner(p.on, p.epoch)
+	if !decided || verdict == versionchain.Go {
+		p.list = nil
+		return versionchain.Go, false
+	}
+	if verdict == versionchain.Wait {
+		w.WaitOn, w.WaitEpoch = p.on, p.epoch
+	}
+	return verdict, true
 }
 
 // ask reads the frames of the leaf for key and leaves the proof in w.

@@ -46,6 +46,7 @@ type Mark struct {
 	Refs       int        // length of the transaction's write list then
 	Departures base.Leave // departures then: equal on rollback, nothing has left memory
 	Written    base.Epoch // every live write then was in an epoch below
+	Changed    base.Epoch // the same of those that were no locks, if the owner counts them
 }
 
 // Stack holds the live savepoints of one transaction, outermost first.

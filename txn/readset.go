@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"slices"
 
+	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
 )
 
@@ -14,8 +15,13 @@ import (
 // the limit the spans that lie nearest to each other become one, together with
 // what lies between, which may make a commit fail that need not.
 //
-//	add ──► spans as they come ──► sort: by table and key, disjoint
+//	add ──► spans as they come ──► sort: by column and key, disjoint
 //	              at a limit ──► sort, and then coarsen to half of it
+//
+// A table has two columns of spans: keys that were read one by one, and ranges. A span
+// of the first kind that became coarse goes along with the sieve, in which all its
+// keys are: what is in the span and not in the sieve has not been read. So keys are
+// joined before ranges are, and reads at random fail falsely seldom, however many.
 //
 // It belongs to the goroutine of its transaction. While it is registered with the
 // committer it does not change, and others look into it (validators).
@@ -28,6 +34,7 @@ type readSet struct {
 	last   int // in tables, of the latest read
 	spans  []span
 	keys   []byte // bounds of the spans
+	sieve  sieve  // the keys of coarse spans of single keys; nil while there is none
 
 	maxSpans, maxBytes int   // at which it is shrunk
 	cost, charged      int64 // bytes that it takes, and of them charged
@@ -38,10 +45,14 @@ type readSet struct {
 // span is [from, to) of the keys of one table; bounds are offsets and lengths in
 // readSet.keys.
 type span struct {
-	table    uint32
+	column   uint32 // twice the table's number; one more: of single keys
 	from, to bound
 	coarse   bool // it holds keys that nobody has read
 }
+
+// single reports whether what was read of the span is single keys. One that is not
+// coarse is one key.
+func (s *span) single() bool { return s.column%2 == 1 }
 
 type bound struct{ at, n uint32 }
 
@@ -51,7 +62,7 @@ var open = bound{n: ^uint32(0)}
 const (
 	spanBytes = 24
 	// readSpans and readBytes are how precise a read set is: so many spans, so many
-	// bytes of keys. Of five times as many keys, read at random from all over a table,
+	// bytes of keys. Of five times as many ranges, read at random from all over a table,
 	// the spans cover half of it, and hardly a commit passes beside writers: the limit
 	// should be far (BenchmarkSerializableFalseAborts).
 	readSpans = 4096
@@ -92,11 +103,14 @@ func (rs *readSet) table(t *recordcache.Table) uint32 {
 func (rs *readSet) addKey(t *recordcache.Table, key []byte) {
 	n := rs.table(t)
 	if s := rs.latest(n); s != nil && rs.within(s, key) {
+		if s.single() && s.coarse {
+			rs.sieve.add(sieveHash(s.column, key))
+		}
 		return
 	}
 	from := rs.put(key)
 	rs.keys = append(rs.keys, 0)
-	rs.push(span{table: n, from: from, to: bound{from.at, from.n + 1}})
+	rs.push(span{column: 2*n + 1, from: from, to: bound{from.at, from.n + 1}})
 }
 
 // addRange adds [from, to), or [from, to] with through; nil to is the end of the
@@ -105,7 +119,7 @@ func (rs *readSet) addRange(t *recordcache.Table, from, to []byte, through bool)
 	n := rs.table(t)
 	s := rs.latest(n)
 	// It goes on where the last one ended, which is nowhere if that was the table's end.
-	if s != nil && (rs.within(s, from) || (s.to != open && bytes.Equal(rs.get(s.to), from))) {
+	if s != nil && !s.single() && (rs.within(s, from) || (s.to != open && bytes.Equal(rs.get(s.to), from))) {
 		had := len(rs.keys)
 		if end := rs.putTo(to, through); rs.compareTo(end, s.to) > 0 {
 			s.to, rs.sorted = end, false
@@ -115,7 +129,29 @@ func (rs *readSet) addRange(t *recordcache.Table, from, to []byte, through bool)
 		return
 	}
 	f := rs.put(from)
-	rs.push(span{table: n, from: f, to: rs.putTo(to, through)})
+	rs.push(span{column: 2 * n, from: f, to: rs.putTo(to, through)})
+}
+
+// sift puts the key of a span that is to become coarse into the sieve, if it is one of
+// a single key.
+func (rs *readSet) sift(s *span) {
+	if !s.single() || s.coarse {
+		return
+	}
+	if rs.sieve == nil {
+		rs.sieve = newSieve(sieveShare * rs.maxSpans)
+	}
+	rs.sieve.add(sieveHash(s.column, rs.get(s.from)))
+}
+
+// passes reports whether the key, which is in the span, has been read, for all the set
+// knows.
+func (rs *readSet) passes(s *span, key []byte) bool {
+	return !s.coarse || !s.single() || rs.sieve.has(sieveHash(s.column, key))
+}
+
+func sieveHash(column uint32, key []byte) uint64 {
+	return base.Hash(key) ^ uint64(column)*0x9E3779B97F4A7C15
 }
 
 func (rs *readSet) putTo(to []byte, through bool) bound {
@@ -137,7 +173,7 @@ func (rs *readSet) push(s span) {
 
 // latest returns the span that was added last, if it is of table n.
 func (rs *readSet) latest(n uint32) *span {
-	if i := len(rs.spans) - 1; i >= 0 && rs.spans[i].table == n {
+	if i := len(rs.spans) - 1; i >= 0 && rs.spans[i].column/2 == n {
 		return &rs.spans[i]
 	}
 	return nil
@@ -165,7 +201,8 @@ func (rs *readSet) compareTo(a, b bound) int {
 	}
 }
 
-// sort puts the spans in order and joins those that overlap or touch.
+// sort puts the spans in order and joins those that overlap, or touch if they are
+// ranges.
 func (rs *readSet) sort() {
 	if rs.sorted {
 		return
@@ -175,31 +212,45 @@ func (rs *readSet) sort() {
 		return
 	}
 	slices.SortFunc(rs.spans, func(a, b span) int {
-		return cmp.Or(cmp.Compare(a.table, b.table), bytes.Compare(rs.get(a.from), rs.get(b.from)))
+		return cmp.Or(cmp.Compare(a.column, b.column), bytes.Compare(rs.get(a.from), rs.get(b.from)))
 	})
 	out := rs.spans[:1]
 	for _, s := range rs.spans[1:] {
 		p := &out[len(out)-1]
-		if p.table != s.table || (p.to != open && bytes.Compare(rs.get(s.from), rs.get(p.to)) > 0) {
+		if p.column != s.column || !rs.reaches(p, &s) {
 			out = append(out, s)
 			continue
+		}
+		if p.coarse || s.coarse {
+			rs.sift(p)
+			rs.sift(&s)
+			p.coarse = true
 		}
 		if rs.compareTo(s.to, p.to) > 0 {
 			p.to = s.to
 		}
-		p.coarse = p.coarse || s.coarse
 	}
 	rs.spans = out
 }
 
-// shrink brings the set down to half of its limits. A span per table stays.
+// reaches reports whether s, which begins at p or behind it, is joined to p. Keys that
+// touch stay two, for one span is one key.
+func (rs *readSet) reaches(p, s *span) bool {
+	if p.to == open {
+		return true
+	}
+	c := bytes.Compare(rs.get(s.from), rs.get(p.to))
+	return c < 0 || (c == 0 && !s.single())
+}
+
+// shrink brings the set down to half of its limits. A span per column stays.
 func (rs *readSet) shrink() {
 	rs.sort()
 	n, size := rs.maxSpans/2, rs.maxBytes/2
 	rs.coarsen(n)
 	for rs.repack(); len(rs.keys) > size; rs.repack() {
 		if n = min(n, len(rs.spans)) / 2; !rs.coarsen(n) {
-			rs.widen() // a span per table is left, and their keys are long
+			rs.widen() // a span per column is left, and their keys are long
 		}
 	}
 	rs.maxSpans = max(rs.maxSpans, 2*len(rs.spans)) // of many tables
@@ -209,22 +260,26 @@ func (rs *readSet) shrink() {
 func (rs *readSet) impoverish() {
 	rs.poor = true
 	rs.maxSpans, rs.maxBytes = poorSpans, poorBytes
+	if rs.sieve != nil {
+		rs.sieve = rs.sieve.fold(sieveShare * poorSpans)
+	}
 	rs.shrink()
 	rs.spans = append(make([]span, 0, max(poorSpans, len(rs.spans))), rs.spans...)
 }
 
-// coarsen joins neighbours, those first between which the least lies, until n spans
-// are left or one per table. It reports whether it joined any. REQUIRES: the spans
-// are sorted.
+// coarsen joins neighbours until n spans are left or one per column: single keys first,
+// which the sieve keeps apart, and of each kind those between which the least lies. It
+// reports whether it joined any. REQUIRES: the spans are sorted.
 func (rs *readSet) coarsen(n int) bool {
 	type gap struct {
-		width float64 // as a part of what the set spans in the table
+		width float64 // as a part of what the set spans in the column
 		i     int     // after spans[i]
+		kind  int     // 0: of single keys
 	}
 	var gaps []gap
 	for i := 0; i < len(rs.spans); {
 		j := i + 1
-		for j < len(rs.spans) && rs.spans[j].table == rs.spans[i].table {
+		for j < len(rs.spans) && rs.spans[j].column == rs.spans[i].column {
 			j++
 		}
 		first, last := rs.get(rs.spans[i].from), rs.get(rs.spans[j-1].from)
@@ -232,10 +287,14 @@ func (rs *readSet) coarsen(n int) bool {
 		for p < min(len(first), len(last)) && first[p] == last[p] {
 			p++
 		}
+		kind := 0
+		if !rs.spans[i].single() {
+			kind = 1
+		}
 		whole := numberAt(last, p) - numberAt(first, p) + 1
 		for k := i; k < j-1; k++ {
 			width := numberAt(rs.get(rs.spans[k+1].from), p) - numberAt(rs.get(rs.spans[k].to), p)
-			gaps = append(gaps, gap{width / whole, k})
+			gaps = append(gaps, gap{width / whole, k, kind})
 		}
 		i = j
 	}
@@ -243,7 +302,7 @@ func (rs *readSet) coarsen(n int) bool {
 	if many <= 0 {
 		return false
 	}
-	slices.SortFunc(gaps, func(a, b gap) int { return cmp.Compare(a.width, b.width) })
+	slices.SortFunc(gaps, func(a, b gap) int { return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.width, b.width)) })
 	join := make([]bool, len(rs.spans))
 	for _, g := range gaps[:many] {
 		join[g.i] = true
@@ -252,6 +311,8 @@ func (rs *readSet) coarsen(n int) bool {
 	for i, s := range rs.spans {
 		if i > 0 && join[i-1] {
 			p := &out[len(out)-1]
+			rs.sift(p)
+			rs.sift(&s)
 			p.to, p.coarse = s.to, true
 			continue
 		}
@@ -271,10 +332,12 @@ func numberAt(key []byte, p int) float64 {
 }
 
 // widen makes every span the whole of its table: no keys are left. REQUIRES: one
-// span per table.
+// span per column.
 func (rs *readSet) widen() {
 	for i := range rs.spans {
-		rs.spans[i].from, rs.spans[i].to, rs.spans[i].coarse = bound{}, open, true
+		s := &rs.spans[i]
+		rs.sift(s)
+		s.from, s.to, s.coarse = bound{}, open, true
 	}
 }
 
@@ -300,16 +363,26 @@ func (rs *readSet) repack() {
 	rs.keys = keys
 }
 
-// covers returns the span that holds the key of t, nil if none does. REQUIRES: the
-// spans are sorted.
+// covers returns a span that holds the key of t, which was read for all the set knows;
+// nil if there is none. REQUIRES: the spans are sorted.
 func (rs *readSet) covers(t *recordcache.Table, key []byte) *span {
 	n := slices.Index(rs.tables, t)
 	if n < 0 {
 		return nil
 	}
+	for column := uint32(2 * n); column <= uint32(2*n)+1; column++ {
+		if s := rs.find(column, key); s != nil && rs.passes(s, key) {
+			return s
+		}
+	}
+	return nil
+}
+
+// find returns the span of the column that holds the key, or nil.
+func (rs *readSet) find(column uint32, key []byte) *span {
 	// The first span behind the key: the one before it may hold the key.
 	i, _ := slices.BinarySearchFunc(rs.spans, key, func(s span, key []byte) int {
-		if c := cmp.Compare(int(s.table), n); c != 0 {
+		if c := cmp.Compare(s.column, column); c != 0 {
 			return c
 		}
 		if bytes.Compare(rs.get(s.from), key) <= 0 {
@@ -317,7 +390,7 @@ func (rs *readSet) covers(t *recordcache.Table, key []byte) *span {
 		}
 		return 1
 	})
-	if i--; i >= 0 && rs.spans[i].table == uint32(n) && rs.within(&rs.spans[i], key) {
+	if i--; i >= 0 && rs.spans[i].column == column && rs.within(&rs.spans[i], key) {
 		return &rs.spans[i]
 	}
 	return nil
@@ -325,7 +398,7 @@ func (rs *readSet) covers(t *recordcache.Table, key []byte) *span {
 
 // size is what the set takes, in bytes.
 func (rs *readSet) size() int64 {
-	return int64(cap(rs.spans)*spanBytes + cap(rs.keys) + 8*cap(rs.tables))
+	return int64(cap(rs.spans)*spanBytes + cap(rs.keys) + 8*cap(rs.tables) + 8*len(rs.sieve))
 }
 
 // recycle empties the set for another transaction.

@@ -15,8 +15,10 @@ import (
 // read (readset.go). When it has something to commit, it commits at timestamp ts
 // only if nobody changed anything of that between its snapshot and ts (S4). So
 // what it read is what it would have read at ts: it takes place at ts, whole, and
-// the order of commits is a serial order. One that writes nothing takes place at its
-// snapshot, which is a moment of that order, and needs no check.
+// the order of commits is a serial order. One of which no write remains, for it has
+// only read and locked, or has taken all back, takes place at its snapshot, which is a
+// moment of that order, and needs no check: nobody has read anything of it, and all
+// that its statements were told was as of the snapshot.
 //
 // What it wrote or locked needs no check either: first updater wins (S3), unless a
 // rollback to a savepoint gives it back. So what a statement under a savepoint has
@@ -70,10 +72,14 @@ func (tx *Tx) readKey(t *recordcache.Table, key []byte) {
 	tx.tendReads()
 }
 
-// readBy notes what a statement in mode m that ended with err has read.
+// readBy notes what a statement in mode m that ended with err has read, and whether it
+// has changed anything.
 func (tx *Tx) readBy(t *recordcache.Table, m recordcache.Mode, key []byte, err error) {
 	switch {
 	case err == nil:
+		if m != recordcache.ModeLock {
+			tx.changed = tx.w.Epoch + 1
+		}
 		if m == recordcache.ModePut || m == recordcache.ModeErase || tx.w.Stretch == 0 {
 			return // it asked for nothing, or what it learned cannot change
 		}
@@ -159,10 +165,10 @@ func (tx *Tx) forgetReads() {
 	}
 }
 
-// validates reports whether the transaction's reads must be validated: it has
-// written, if only to take it back.
+// validates reports whether the transaction's reads must be validated: something that
+// it wrote remains.
 func (st *state) validates() bool {
-	return st.reads.on && st.writes > 0 && !seeded.On(seeded.SkippedValidation)
+	return st.reads.on && st.changed > 0 && !seeded.On(seeded.SkippedValidation)
 }
 
 // enqueueValidated is enqueue for a serializable transaction. ErrConflict if others
@@ -234,9 +240,15 @@ func (tx *Tx) validate() (vague bool, err error) {
 	if err := tx.checkDropped(); err != nil {
 		return false, err
 	}
+	var s *span
+	wasRead := func(key []byte) bool { return rs.passes(s, key) }
 	for i := range rs.spans {
-		s := &rs.spans[i]
-		changed, err := rs.tables[s.table].Changed(&tx.w.Reader, &tx.sc, rs.get(s.from), rs.get(s.to))
+		s = &rs.spans[i]
+		only := wasRead
+		if !s.coarse {
+			only = nil
+		}
+		changed, err := rs.tables[s.column/2].Changed(&tx.w.Reader, &tx.sc, rs.get(s.from), rs.get(s.to), only)
 		if err != nil {
 			return false, fmt.Errorf("validate: %w", err)
 		}

@@ -58,7 +58,7 @@ func (s *spares) giveState(st *state) {
 		st.forgetWrites()
 	}
 	st.tx, st.ctx, st.snap, st.stack = nil, nil, nil, nil
-	st.sp, st.writes, st.written = savepoint.Stack{}, 0, 0
+	st.sp, st.writes, st.written, st.changed = savepoint.Stack{}, 0, 0, 0
 	st.w.Epoch, st.w.Stretch = 0, 0
 	if st.reads.on {
 		st.reads.recycle()

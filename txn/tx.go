@@ -119,6 +119,7 @@ type state struct {
 	charged int64
 	writes  uint64     // statements that wrote: cursors look again after one
 	written base.Epoch // every live write was in an epoch below
+	changed base.Epoch // the same of writes that are no locks, if the transaction is serializable
 	relief  uint       // writes since the transaction last looked for memory
 
 	trackMu sync.Mutex // guards segs and first, since the scavenger chills too, and changes of tables
@@ -475,7 +476,7 @@ func (tx *Tx) Savepoint() (Savepoint, error) {
 
 // push begins a savepoint. REQUIRES: tx.mu is held.
 func (tx *Tx) push() (savepoint.Mark, error) {
-	mark := savepoint.Mark{Refs: len(tx.refs), Written: tx.written}
+	mark := savepoint.Mark{Refs: len(tx.refs), Written: tx.written, Changed: tx.changed}
 	if tx.out != nil {
 		mark.Departures = tx.out.Departures()
 	}
@@ -525,7 +526,7 @@ func (tx *Tx) undo(mark savepoint.Mark) {
 	if tx.written > dead.From {
 		tx.kill(mark, dead)
 	}
-	tx.written = min(tx.written, mark.Written)
+	tx.written, tx.changed = min(tx.written, mark.Written), min(tx.changed, mark.Changed)
 	tx.out.CountUndone()
 	tx.m.waits.wake(tx.out, dead.From)
 }
