@@ -105,7 +105,11 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 		return err
 	}
 	if !refused {
-		if err := tx.putUnique(u); err != nil {
+		err := tx.putUnique(u)
+		if errors.Is(err, base.ErrKeyExists) && !lock && tx.w.Snapshot != at {
+			return errMoved // perhaps it is this very row's by now
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -114,11 +118,6 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 	}
 	if !lock && tx.w.Snapshot != at {
 		return errMoved
-	}
-	if refused { // at the snapshot that has moved, it was not
-		if err := tx.putUnique(u); err != nil {
-			return err
-		}
 	}
 	return tx.putOthers(u)
 }
@@ -194,26 +193,32 @@ func (tx *Tx) replaceEntries(u *upkeep, c *change) error {
 
 // ofOther locks an entry of a unique index that is being built and reports whether
 // it is another row's: then two rows have the key, and the builder may not have
-// come to this one.
+// come to this one. Such an entry is put again as it is: so the builder finds that
+// somebody was here (I4), and this transaction finds that the key is taken, though
+// its snapshot may not have the other row. A lock alone would hide the entry from it.
 func (tx *Tx) ofOther(u *upkeep, t *recordcache.Table, entry []byte) (bool, error) {
 	if err := tx.apply(t, recordcache.ModeLock, entry, nil); err != nil {
 		return false, err
 	}
 	pk, found, err := t.Get(&tx.w.Reader, &tx.sc, nil, entry)
-	return found && string(pk) != string(u.key), err
+	if err != nil || !found || string(pk) == string(u.key) {
+		return false, err
+	}
+	return true, tx.apply(t, recordcache.ModePut, entry, pk)
 }
 
-// enterIndex is enterWrite for the entries of ix; ok is false if the index was
-// dropped, durably: nobody reads it any more who sees this transaction's writes.
+// enterIndex is enterWrite for the entries of ix, in the middle of a statement: the
+// snapshot stays where it is. ok is false if the index was dropped, durably: nobody
+// reads it any more who sees this transaction's writes.
 func (tx *Tx) enterIndex(ix *recordcache.Index) (ok bool, err error) {
-	err = tx.enterWrite(ix.Entries())
-	if err == nil {
-		return true, nil
+	t := ix.Entries()
+	if err = tx.knows(t, tx.w.Snapshot); err == nil {
+		err = tx.mayWrite(t)
 	}
-	if ix.Entries().Dropped.Load() != 0 && errors.Is(err, base.ErrTableNotFound) {
+	if errors.Is(err, base.ErrTableNotFound) && t.Dropped.Load() != 0 {
 		return false, nil
 	}
-	return false, err
+	return err == nil, err
 }
 
 // atNewest runs fn with a snapshot that sees everything committed.

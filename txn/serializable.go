@@ -73,6 +73,8 @@ func (tx *Tx) readKey(t *recordcache.Table, key []byte) {
 // readBy notes what a statement in mode m that ended with err has read.
 func (tx *Tx) readBy(t *recordcache.Table, m recordcache.Mode, key []byte, err error) {
 	switch {
+	case tx.w.Snapshot == newest:
+		return // the entry of an index as it is now: it follows from the row, which was read
 	case err == nil:
 		if m == recordcache.ModePut || tx.w.Stretch == 0 {
 			return // it asked for nothing, or what it learned cannot change

@@ -347,10 +347,17 @@ func (tx *Tx) apply(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 	return tx.note(t, leaf, m, key, value)
 }
 
+// enterWrite begins a statement that writes t. REQUIRES: tx.mu is held.
 func (tx *Tx) enterWrite(t *recordcache.Table) error {
 	if err := tx.enter(t); err != nil {
 		return err
 	}
+	return tx.mayWrite(t)
+}
+
+// mayWrite returns nil if the transaction may write t, and counts it among t's
+// writers. REQUIRES: tx.mu is held, the transaction is open and knows t.
+func (tx *Tx) mayWrite(t *recordcache.Table) error {
 	if tx.readOnly {
 		return base.ErrReadOnly
 	}
