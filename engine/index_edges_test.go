@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // At ReadCommitted a statement that waits for another one that gives the very same
@@ -224,5 +225,34 @@ func TestIndexReadCommittedLeavesNoDeadIntervals(t *testing.T) {
 	if rows := strings.Fields(show(t, db, ix)); len(rows) != 50 {
 		t.Errorf("%d rows", len(rows))
 	}
+	mustClose(t, db)
+}
+
+// The lock timeout counts the waits of a statement together, those for its entries,
+// too: eight waits of a quarter of it each are too long.
+func TestIndexLockTimeoutCountsAllWaits(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	tb := mustTable(t, db, "t")
+	mustIndex(t, db, tb, "unique", true)
+	words := strings.Fields("a b c d e f g h")
+	holders := map[string]*Tx{}
+	for _, w := range words {
+		holders[w] = mustBegin(t, db, TxOptions{})
+		put(t, holders[w], tb, "row "+w, w)
+	}
+	const limit = 100 * time.Millisecond
+	tx := mustBegin(t, db, TxOptions{LockTimeout: limit})
+	done := make(chan error, 1)
+	before := db.Metrics().Waits
+	go func() { done <- tx.Put(tb, []byte("x"), []byte(strings.Join(words, " "))) }()
+	for i, w := range words {
+		ended := func() bool { return len(done) > 0 }
+		eventually(t, "wait", func() bool { return ended() || db.Metrics().Waits > before+uint64(i) })
+		since := time.Now()
+		eventually(t, "a quarter of the limit", func() bool { return ended() || time.Since(since) > limit/4 })
+		rollback(t, holders[w])
+	}
+	wantErr(t, "put", <-done, ErrLockTimeout)
+	commit(t, tx)
 	mustClose(t, db)
 }

@@ -93,8 +93,8 @@ func setIndexes(t *Table, all []*Index) {
 //
 // fn must be pure: equal rows, equal keys, in every run of the program that opens
 // the store, or the index will not agree with the table (Verify tells). It must not
-// change or keep the row, nor use the store; it is called from any goroutine. A panic
-// in it is the error of the statement, ErrIndexFunc.
+// change or keep the row or emit, nor use the store; it is called from any goroutines,
+// several at once. A panic in it is the error of the statement, ErrIndexFunc.
 //
 // The index is built beside writers. The call waits for the transactions that had
 // written the table when it began; ctx and Close end it. Then, and after any error,

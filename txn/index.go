@@ -50,6 +50,7 @@ func (tx *Tx) writeIndexed(set []*recordcache.Index, t *recordcache.Table, m rec
 		tx.upkeep = newUpkeep()
 	}
 	u := tx.upkeep
+	u.busy = true
 	err := tx.atomically(func() error { return tx.statement(u, set, t, m, key, value, false) })
 	if err == errMoved { //nolint:errorlint // nobody wraps it
 		err = tx.atomically(func() error { return tx.statement(u, set, t, m, key, value, true) })

@@ -415,7 +415,7 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 				return nil, err
 			}
 			if s == nil {
-				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.patience}
+				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.upkeep.limit(tx.patience)}
 				if tx.iso == ReadCommitted {
 					s.snapshot = base.MaxTS
 				}
