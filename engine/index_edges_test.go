@@ -62,6 +62,37 @@ func TestIndexReadCommittedSameKey(t *testing.T) {
 	}
 }
 
+// Who waits for a row holds no unique key that he wants for it: the row's owner may
+// want the same one. The owner was the victim of a deadlock.
+func TestIndexWaitsForRowEmptyHanded(t *testing.T) {
+	for iso, want := range map[Isolation]error{Snapshot: ErrConflict, ReadCommitted: nil, Serializable: ErrConflict} {
+		t.Run(iso.String(), func(t *testing.T) {
+			db := mustOpen(t, memOptions())
+			tb := mustTable(t, db, "t")
+			ix := mustIndex(t, db, tb, "unique", true)
+			inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "1", "a") })
+			owner, other := mustBegin(t, db, TxOptions{}), mustBegin(t, db, TxOptions{Isolation: iso})
+			hasty := mustBegin(t, db, TxOptions{LockTimeout: -1, Isolation: iso})
+			put(t, owner, tb, "1", "b")
+			done := waiting(t, db, func() error { return other.Put(tb, []byte("1"), []byte("c d")) })
+			wantErr(t, "put that does not wait", hasty.Put(tb, []byte("1"), []byte("c e")), ErrLockTimeout)
+			put(t, owner, tb, "1", "c e") // nobody has them
+			commit(t, owner)
+			wantErr(t, "put", <-done, want)
+			rollback(t, hasty)
+			shows := "c:1 e:1"
+			if want == nil {
+				commit(t, other)
+				shows = "c:1 d:1"
+			} else {
+				rollback(t, other)
+			}
+			wantShow(t, db, ix, shows)
+			mustClose(t, db)
+		})
+	}
+}
+
 // At ReadCommitted a cursor over an index sees the transaction's writes on top of
 // versions that its snapshot does not have: entries that somebody else took away
 // since are not to lead it to a row that the transaction has deleted or changed.

@@ -31,7 +31,9 @@ import (
 // at the snapshot level, since two rows may want the same.
 //
 // If the snapshot moves on within the statement, as at ReadCommitted, the row may have
-// changed since it was read. Then the statement begins anew, with a lock of the row.
+// changed since it was read. Then the statement begins anew, with a lock of the row. So
+// it does if the row is another's, whom it would wait for with keys of unique indexes
+// in its hands: that one may want them for the very same row.
 //
 // With the savepoint released, what the statement wrote above own versions of the
 // same stretch hides them, and the next write of the record drops them (S6): a
@@ -40,8 +42,9 @@ import (
 // newest is a snapshot that sees everything published; of own versions it is below.
 const newest = base.MaxTS - 1
 
-// errMoved says that the row may have changed since the statement has read it.
-var errMoved = errors.New("saker: the snapshot has moved")
+// errMoved says that the row may have changed since the statement has read it, or is
+// about to: the statement must lock it first.
+var errMoved = errors.New("saker: the row is not as it was read")
 
 // writeIndexed is write for a table with indexes. REQUIRES: tx.mu is held,
 // enterWrite has succeeded.
@@ -105,6 +108,7 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 	if err := u.plan(set, key, value, found, gone); err != nil {
 		return err
 	}
+	writes := tx.writes
 	if !refused {
 		err := tx.putUnique(u)
 		if errors.Is(err, base.ErrKeyExists) && !lock && tx.w.Snapshot != at {
@@ -114,13 +118,29 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 			return err
 		}
 	}
-	if err := tx.apply(t, m, key, value); err != nil {
+	wait := lock || tx.writes == writes
+	if err := tx.applyRow(t, m, key, value, wait); err != nil {
 		return err
 	}
 	if !lock && tx.w.Snapshot != at {
 		return errMoved
 	}
 	return tx.putOthers(u)
+}
+
+// applyRow is apply for the row; without wait it does not wait for another
+// transaction: errMoved.
+func (tx *Tx) applyRow(t *recordcache.Table, m recordcache.Mode, key, value []byte, wait bool) error {
+	tx.noWait = !wait
+	err := tx.apply(t, m, key, value)
+	if tx.alive() != nil {
+		return err
+	}
+	tx.noWait = false
+	if errors.Is(err, recordcache.ErrWait) {
+		return errMoved
+	}
+	return err
 }
 
 // putUnique puts the new entries of unique indexes.
