@@ -62,6 +62,62 @@ func TestIndexReadCommittedSameKey(t *testing.T) {
 	}
 }
 
+// A statement at ReadCommitted that waits for a row while an index is created, from
+// one whose indexes have changed since, keeps that up: the row that it then works on
+// may have been written by who did. It went on with the indexes of when it began, and
+// left the entries of the row's other writer behind, before the builder came.
+func TestIndexReadCommittedWaitsAcrossCreate(t *testing.T) {
+	for name, then := range map[string]func(tx *Tx, tb *Table) error{
+		"put":    func(tx *Tx, tb *Table) error { return tx.Put(tb, []byte("1"), []byte("t")) },
+		"delete": func(tx *Tx, tb *Table) error { return tx.Delete(tb, []byte("1")) },
+		"insert": func(tx *Tx, tb *Table) error { return tx.Insert(tb, []byte("2"), []byte("t")) },
+		"lock": func(tx *Tx, tb *Table) error {
+			if _, err := tx.GetForUpdate(tb, []byte("1")); err != nil {
+				return err
+			}
+			return tx.Put(tb, []byte("1"), []byte("t"))
+		},
+	} {
+		for _, indexed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, another index %v", name, indexed), func(t *testing.T) {
+				db := mustOpen(t, memOptions())
+				tb := mustTable(t, db, "t")
+				var other *Index
+				if indexed {
+					other = mustIndex(t, db, tb, "other", true)
+				}
+				inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "1", "a"); put(t, tx, tb, "2", "z") })
+				owner, late := mustBegin(t, db, TxOptions{}), mustBegin(t, db, readCommitted)
+				put(t, owner, tb, "1", "b")
+				put(t, owner, tb, "2", "y")
+				done := waiting(t, db, func() error { return then(late, tb) })
+				built := make(chan *Index, 1)
+				go func() {
+					ix, err := db.CreateIndex(ctx, tb, "words", false, byWords)
+					if err != nil {
+						t.Errorf("create: %v", err)
+					}
+					built <- ix
+				}()
+				eventually(t, "index", func() bool { return findIndex(tb, "words") != nil })
+				put(t, owner, tb, "1", "c")
+				del(t, owner, tb, "2")
+				commit(t, owner)
+				check(t, <-done)
+				commit(t, late)
+				ix := <-built
+				inView(t, db, func(tx *Tx) {
+					sameIndex(t, tx, ix)
+					if indexed {
+						sameIndex(t, tx, other)
+					}
+				})
+				mustClose(t, db)
+			})
+		}
+	}
+}
+
 // Who waits for a row holds no unique key that he wants for it: the row's owner may
 // want the same one. The owner was the victim of a deadlock.
 func TestIndexWaitsForRowEmptyHanded(t *testing.T) {

@@ -46,17 +46,20 @@ const newest = base.MaxTS - 1
 // about to: the statement must lock it first.
 var errMoved = errors.New("saker: the row is not as it was read")
 
-// writeIndexed is write for a table with indexes. REQUIRES: tx.mu is held,
-// enterWrite has succeeded.
+// writeIndexed is write for a table with indexes, set, or with nil those that it has
+// when the row is locked. REQUIRES: tx.mu is held, enterWrite has succeeded.
 func (tx *Tx) writeIndexed(set []*recordcache.Index, t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
 	if tx.upkeep == nil {
 		tx.upkeep = newUpkeep()
 	}
 	u := tx.upkeep
 	u.busy = true
-	err := tx.atomically(func() error { return tx.statement(u, set, t, m, key, value, false) })
+	err := errMoved
+	if set != nil {
+		err = tx.atomically(func() error { return tx.statement(u, set, t, m, key, value) })
+	}
 	if err == errMoved { //nolint:errorlint // nobody wraps it
-		err = tx.atomically(func() error { return tx.statement(u, set, t, m, key, value, true) })
+		err = tx.atomically(func() error { return tx.statement(u, nil, t, m, key, value) })
 	}
 	if tx.alive() == nil { // else the state is not the transaction's any more
 		u.forget()
@@ -86,12 +89,17 @@ func (tx *Tx) atomically(fn func() error) error {
 	return err
 }
 
-// statement writes the row and its entries. With lock the row is locked before it
-// is read; else errMoved asks for that.
-func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Table, m recordcache.Mode, key, value []byte, lock bool) error {
+// statement writes the row and its entries in the indexes of set. With nil the row is
+// locked before it is read, and the indexes are those that it has then: whoever wrote
+// the row before has kept up no others. Else errMoved asks for that.
+func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
+	lock := set == nil
 	if lock {
 		if err := tx.apply(t, recordcache.ModeLock, key, nil); err != nil {
 			return err
+		}
+		if p := t.Indexes.Load(); p != nil {
+			set = *p
 		}
 	}
 	at := tx.w.Snapshot
@@ -126,6 +134,13 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 		return errMoved
 	}
 	return tx.putOthers(u)
+}
+
+// overtaken reports whether a statement in mode m on a table that had no index when
+// it began must begin anew, as the table has one now: it has a new snapshot, and the
+// version of the row that it would work on may have entries.
+func (tx *Tx) overtaken(t *recordcache.Table, m recordcache.Mode) bool {
+	return tx.iso == ReadCommitted && m != recordcache.ModeLock && !tx.upkeep.underWay() && t.Indexes.Load() != nil
 }
 
 // applyRow is apply for the row; without wait it does not wait for another

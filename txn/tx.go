@@ -326,7 +326,11 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 	if set := t.Indexes.Load(); set != nil && m != recordcache.ModeLock {
 		return tx.writeIndexed(*set, t, m, key, value)
 	}
-	return tx.apply(t, m, key, value)
+	err := tx.apply(t, m, key, value)
+	if err == errMoved { //nolint:errorlint // nobody wraps it
+		return tx.writeIndexed(nil, t, m, key, value)
+	}
+	return err
 }
 
 // apply writes one record. REQUIRES: tx.mu is held, enterWrite has succeeded.
@@ -435,6 +439,10 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 			return nil, err
 		}
 		tx.renew()
+		if tx.overtaken(t, m) {
+			mgr.waits.leave(s, nil, 0)
+			return nil, errMoved
+		}
 		leaf, err = tx.once(t, m, key, value)
 	}
 	mgr.waits.leave(s, tx.out, tx.w.Epoch)

@@ -182,11 +182,14 @@ func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone b
 	return nil
 }
 
+// underWay reports whether a statement on an indexed table is under way.
+func (u *upkeep) underWay() bool { return u != nil && u.busy }
+
 // limit returns how long the statement may wait for another transaction, of a limit
 // that counts all its waits together, though each record has a waiter of its own.
 func (u *upkeep) limit(patience time.Duration) time.Duration {
 	switch {
-	case u == nil || !u.busy || patience <= 0:
+	case !u.underWay() || patience <= 0:
 		return patience
 	case u.waits.IsZero():
 		u.waits = time.Now().Add(patience)
