@@ -46,9 +46,9 @@ func TestIndexBuildAndDropBesideWriters(t *testing.T) {
 				}
 				check(t, err)
 				built++
-			if unique {
-				uniques++
-			}
+				if unique {
+					uniques++
+				}
 				seen := written.Load()
 				eventually(t, "transactions", func() bool { return written.Load() > seen+20 })
 				if err := db.Verify(ctx); err != nil {

@@ -192,7 +192,7 @@ func (u *upkeep) limit(patience time.Duration) time.Duration {
 	case !u.underWay() || patience <= 0:
 		return patience
 	case u.waits.IsZero():
-		u.waits = time.Now().Add(patience)
+		u.waits = time.Now().Add(patience) //nolint:forbidigo // only of who is about to sleep
 		return patience
 	}
 	return max(1, time.Until(u.waits)) // 0 is no limit
