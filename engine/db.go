@@ -163,6 +163,9 @@ func (db *DB) start() error {
 	}, db.snaps, last, pos)
 	m.Store(db.m)
 	db.m.HoldSegments(pos, db.recoveredPins)
+	if err := db.openIndexes(); err != nil {
+		return errors.Join(err, db.m.Close())
+	}
 	if !db.o.ReadOnly {
 		db.collect.start(db) // before the checkpointer, which asks whether it is there
 	}
@@ -171,7 +174,7 @@ func (db *DB) start() error {
 	db.syncer.start(db, tick.C, tick.Stop, nil)
 	watch := time.NewTicker(watchEvery(db.o.TxAgeLimit))
 	db.watch.start(db, watch.C, watch.Stop, nil)
-	return db.openIndexes()
+	return nil
 }
 
 // holders says who holds record memory (M3).

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -56,6 +57,7 @@ func makeFixture(t *testing.T) (killed, closed image) {
 	db := mustOpen(t, o)
 	birds, logs := mustTable(t, db, "birds"), mustTable(t, db, "logs")
 	gone := mustTable(t, db, "gone")
+	fixtureIndexes(t, db)
 	inUpdate(t, db, func(tx *Tx) {
 		for i := range 300 {
 			put(t, tx, birds, fmt.Sprintf("bird%04d", i), string(value(i, i%90+1)))
@@ -99,6 +101,22 @@ func makeFixture(t *testing.T) (killed, closed image) {
 	rollback(t, loser)
 	mustClose(t, db)
 	return killed, takeImage(t, mem, "db")
+}
+
+// fixtureIndexes makes the indexes of a fixture, or gives them their functions.
+func fixtureIndexes(t *testing.T, db *DB) {
+	t.Helper()
+	_, err := db.CreateIndex(ctx, mustTable(t, db, "birds"), "end", false, func(row Row, emit func([]byte)) {
+		emit(row.Value[max(0, len(row.Value)-3):])
+		emit(row.Value[len(row.Value)/2:][:1])
+	})
+	check(t, err)
+	_, err = db.CreateIndex(ctx, mustTable(t, db, "logs"), "number", true, func(row Row, emit func([]byte)) {
+		if number, _, ok := bytes.Cut(row.Value, []byte(".")); ok {
+			emit(number)
+		}
+	})
+	check(t, err)
 }
 
 func (im image) archive(t *testing.T, name string) {
@@ -148,12 +166,18 @@ func TestFixtures(t *testing.T) {
 	for _, name := range names {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			o := faultOptions(readArchive(t, name).restore(t))
+			indexed := !strings.Contains(name, "format-1-") && !strings.Contains(name, "format-2-")
 			for range 2 { // as it is, and as this version leaves it
 				db := mustOpen(t, o)
 				checkFixture(t, db)
+				if n := len(db.Indexes(mustTable(t, db, "birds"))); (n == 1) != indexed {
+					t.Errorf("%d indexes", n)
+				}
 				mustClose(t, db)
 			}
 			db := mustOpen(t, o)
+			fixtureIndexes(t, db)
+			checkFixture(t, db) // they agree with their tables
 			inUpdate(t, db, func(tx *Tx) { put(t, tx, mustTable(t, db, "logs"), "new", "row") })
 			mustClose(t, db)
 		})

@@ -14,12 +14,12 @@ import (
 )
 
 // Version is the version of this engine, which a store records for people.
-const Version = "0.2.0"
+const Version = "0.3.0"
 
 // The file FORMAT says how to read the store:
 //
-//	saker format 2
-//	engine 0.2.0
+//	saker format 3
+//	engine 0.3.0
 //	incarnation 17
 //	crc32c 5bd1e995
 //
@@ -27,10 +27,12 @@ const Version = "0.2.0"
 // engine can refuse what is newer. The third counts the openings and is part of
 // every transaction and run id, so that none repeats (L7); the file is replaced,
 // and synced, before any such id is used. The checksum, crc32c in eight hex
-// digits, covers the lines before it. Format 1 had no engine and no checksum.
+// digits, covers the lines before it. Format 1 had no engine and no checksum, format 2
+// no indexes: an engine that does not know them would write rows without their
+// entries, and show the entries as tables.
 const (
 	formatName    = "FORMAT"
-	formatVersion = 2
+	formatVersion = 3
 	formatMax     = 256 // bytes; no FORMAT is longer
 
 	maxIncarnation = 1 << 22
@@ -56,6 +58,7 @@ type migrationStep func(fs vfs.FS, dir string) error
 func currentSchema() *schema {
 	return &schema{version: formatVersion, steps: []migrationStep{
 		nil, // 2: engine and checksum in FORMAT
+		nil, // 3: indexes, which are tables whose names no user could give before
 	}}
 }
 

@@ -88,11 +88,11 @@ func TestMigrationStepFails(t *testing.T) {
 	o := faultOptions(readArchive(t, "testdata/format-1-closed.tar.gz").restore(t))
 	o.schema = laterSchema()
 	failure := errors.New("no")
-	o.schema.steps[2] = func(vfs.FS, string) error { return failure }
+	o.schema.steps[formatVersion] = func(vfs.FS, string) error { return failure }
 	_, err := Open("db", o)
 	wantErr(t, "open", err, failure)
 	got, _, err := readFormat(o.FS, "db", 9)
-	if err != nil || got.version != 3 {
+	if err != nil || got.version != formatVersion+1 {
 		t.Errorf("FORMAT says %v, %v", got, err)
 	}
 	o.schema = laterSchema()
@@ -115,9 +115,10 @@ func copyInto(t *testing.T, fs vfs.FS, im image) {
 // FuzzParseFormat: what is accepted is what an engine writes, to the byte.
 func FuzzParseFormat(f *testing.F) {
 	f.Add("saker format 1\nincarnation 3\n")
-	f.Add((&format{2, Version, 17}).encode())
+	f.Add((&format{2, "0.2.0", 17}).encode())
+	f.Add((&format{formatVersion, Version, 17}).encode())
 	f.Add((&format{2, "0.1.0-rc.1+x", 4194304}).encode())
-	f.Add("saker format 3\n")
+	f.Add("saker format 4\n")
 	f.Add("saker format 4294967297\n")
 	f.Fuzz(func(t *testing.T, s string) {
 		got, err := parseFormat(s, formatVersion)

@@ -93,8 +93,8 @@ func setIndexes(t *Table, all []*Index) {
 //
 // fn must be pure: equal rows, equal keys, in every run of the program that opens
 // the store, or the index will not agree with the table (Verify tells). It must not
-// change or keep the row, nor use the store; it is called from any goroutine. A panic
-// in it is the error of the statement, ErrIndexFunc.
+// change or keep the row or emit, nor use the store; it is called from any goroutines,
+// several at once. A panic in it is the error of the statement, ErrIndexFunc.
 //
 // The index is built beside writers. The call waits for the transactions that had
 // written the table when it began; ctx and Close end it. Then, and after any error,
@@ -134,7 +134,22 @@ func (db *DB) createIndex(ctx context.Context, t *Table, name string, unique boo
 	if err != nil || built {
 		return ix, ended(ctx, err)
 	}
-	p := IndexProgress{Table: t.Name, Index: name}
+	if err := db.buildIndex(ctx, ix); err != nil {
+		return nil, err
+	}
+	return ix, nil
+}
+
+// buildIndex makes the index ready, or drops it, even if its function ends the
+// goroutine.
+func (db *DB) buildIndex(ctx context.Context, ix *Index) (err error) {
+	done := false
+	defer func() {
+		if err != nil || !done {
+			err = errors.Join(ended(ctx, err), db.abandonIndex(ix))
+		}
+	}()
+	p := IndexProgress{Table: ix.Table().Name, Index: ix.Name()}
 	err = db.m.BuildIndex(ctx, ix, func(rows, entries int) {
 		p.Rows += uint64(rows)
 		p.Entries += uint64(entries)
@@ -143,10 +158,8 @@ func (db *DB) createIndex(ctx context.Context, t *Table, name string, unique boo
 	if err == nil {
 		err = db.finishIndex(ctx, ix)
 	}
-	if err != nil {
-		return nil, errors.Join(ended(ctx, err), db.abandonIndex(ix))
-	}
-	return ix, nil
+	done = true
+	return err
 }
 
 // beginIndex makes an index that writers keep up and that is not ready, or gives
@@ -275,7 +288,8 @@ func (db *DB) Indexes(t *Table) []string {
 }
 
 // openIndexes finds the indexes among the tables, and drops those that were not
-// finished, or whose table is gone.
+// finished, or whose table is gone. REQUIRES: nothing else of the store is at work:
+// the checkpointer looks at what is dropped.
 func (db *DB) openIndexes() error {
 	var left []*Table
 	db.mu.RLock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -112,6 +113,11 @@ func (f *mapFS) List(dir string) ([]string, error) {
 func (f *mapFS) Stat(name string) (vfs.FileInfo, error) {
 	info, err := f.FS.Stat(name)
 	return info, f.reads.note(err)
+}
+
+// MkdirAll implements vfs.FS. Pebble makes its directory whether or not it is there.
+func (f *mapFS) MkdirAll(dir string, perm os.FileMode) error {
+	return f.reads.note(f.FS.MkdirAll(dir, perm))
 }
 
 // readFile is a file that Pebble reads while it opens.

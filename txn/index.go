@@ -32,7 +32,9 @@ import (
 // at the snapshot level, since two rows may want the same.
 //
 // If the snapshot moves on within the statement, as at ReadCommitted, the row may have
-// changed since it was read. Then the statement begins anew, with a lock of the row.
+// changed since it was read. Then the statement begins anew, with a lock of the row. So
+// it does if the row is another's, whom it would wait for with keys of unique indexes
+// in its hands: that one may want them for the very same row.
 //
 // With the savepoint released, what the statement wrote above own versions of the
 // same stretch hides them, and the next write of the record drops them (S6): a
@@ -41,19 +43,24 @@ import (
 // newest is a snapshot that sees everything published; of own versions it is below.
 const newest = base.MaxTS - 1
 
-// errMoved says that the row may have changed since the statement has read it.
-var errMoved = errors.New("saker: the snapshot has moved")
+// errMoved says that the row may have changed since the statement has read it, or is
+// about to: the statement must lock it first.
+var errMoved = errors.New("saker: the row is not as it was read")
 
-// writeIndexed is write for a table with indexes. REQUIRES: tx.mu is held,
-// enterWrite has succeeded.
+// writeIndexed is write for a table with indexes, set, or with nil those that it has
+// when the row is locked. REQUIRES: tx.mu is held, enterWrite has succeeded.
 func (tx *Tx) writeIndexed(set []*recordcache.Index, t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
 	if tx.upkeep == nil {
 		tx.upkeep = newUpkeep()
 	}
 	u := tx.upkeep
-	err := tx.atomically(func() error { return tx.statement(u, set, t, m, key, value, false) })
+	u.busy = true
+	err := errMoved
+	if set != nil {
+		err = tx.atomically(func() error { return tx.statement(u, set, t, m, key, value) })
+	}
 	if err == errMoved { //nolint:errorlint // nobody wraps it
-		err = tx.atomically(func() error { return tx.statement(u, set, t, m, key, value, true) })
+		err = tx.atomically(func() error { return tx.statement(u, nil, t, m, key, value) })
 	}
 	if tx.alive() == nil { // else the state is not the transaction's any more
 		u.forget()
@@ -83,12 +90,17 @@ func (tx *Tx) atomically(fn func() error) error {
 	return err
 }
 
-// statement writes the row and its entries. With lock the row is locked before it
-// is read; else errMoved asks for that.
-func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Table, m recordcache.Mode, key, value []byte, lock bool) error {
+// statement writes the row and its entries in the indexes of set. With nil the row is
+// locked before it is read, and the indexes are those that it has then: whoever wrote
+// the row before has kept up no others. Else errMoved asks for that.
+func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
+	lock := set == nil
 	if lock {
 		if err := tx.apply(t, recordcache.ModeLock, key, nil); err != nil {
 			return err
+		}
+		if p := t.Indexes.Load(); p != nil {
+			set = *p
 		}
 	}
 	at := tx.w.Snapshot
@@ -105,23 +117,46 @@ func (tx *Tx) statement(u *upkeep, set []*recordcache.Index, t *recordcache.Tabl
 	if err := u.plan(set, key, value, found, gone, tx.iso == ReadCommitted && len(tx.cursors) > 0); err != nil {
 		return err
 	}
+	writes := tx.writes
 	if !refused {
-		if err := tx.putUnique(u); err != nil {
+		err := tx.putUnique(u)
+		if errors.Is(err, base.ErrKeyExists) && !lock && tx.w.Snapshot != at {
+			return errMoved // perhaps it is this very row's by now
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if err := tx.apply(t, m, key, value); err != nil {
+	wait := lock || tx.writes == writes
+	if err := tx.applyRow(t, m, key, value, wait); err != nil {
 		return err
 	}
 	if !lock && tx.w.Snapshot != at {
 		return errMoved
 	}
-	if refused { // at the snapshot that has moved, it was not
-		if err := tx.putUnique(u); err != nil {
-			return err
-		}
-	}
 	return tx.putOthers(u)
+}
+
+// overtaken reports whether a statement in mode m on a table that had no index when
+// it began must begin anew, as the table has one now: it has a new snapshot, and the
+// version of the row that it would work on may have entries.
+func (tx *Tx) overtaken(t *recordcache.Table, m recordcache.Mode) bool {
+	return tx.iso == ReadCommitted && m != recordcache.ModeLock && !tx.upkeep.underWay() && t.Indexes.Load() != nil
+}
+
+// applyRow is apply for the row; without wait it does not wait for another
+// transaction: errMoved.
+func (tx *Tx) applyRow(t *recordcache.Table, m recordcache.Mode, key, value []byte, wait bool) error {
+	tx.noWait = !wait
+	err := tx.apply(t, m, key, value)
+	if tx.alive() != nil {
+		return err
+	}
+	tx.noWait = false
+	if errors.Is(err, recordcache.ErrWait) {
+		return errMoved
+	}
+	return err
 }
 
 // putUnique puts the new entries of unique indexes.
@@ -202,26 +237,32 @@ func (tx *Tx) replaceEntries(u *upkeep, c *change) error {
 
 // ofOther locks an entry of a unique index that is being built and reports whether
 // it is another row's: then two rows have the key, and the builder may not have
-// come to this one.
+// come to this one. Such an entry is put again as it is: so the builder finds that
+// somebody was here (I4), and this transaction finds that the key is taken, though
+// its snapshot may not have the other row. A lock alone would hide the entry from it.
 func (tx *Tx) ofOther(u *upkeep, t *recordcache.Table, entry []byte) (bool, error) {
 	if err := tx.apply(t, recordcache.ModeLock, entry, nil); err != nil {
 		return false, err
 	}
 	pk, found, err := t.Get(&tx.w.Reader, &tx.sc, nil, entry)
-	return found && string(pk) != string(u.key), err
+	if err != nil || !found || string(pk) == string(u.key) {
+		return false, err
+	}
+	return true, tx.apply(t, recordcache.ModePut, entry, pk)
 }
 
-// enterIndex is enterWrite for the entries of ix; ok is false if the index was
-// dropped, durably: nobody reads it any more who sees this transaction's writes.
+// enterIndex is enterWrite for the entries of ix, in the middle of a statement: the
+// snapshot stays where it is. ok is false if the index was dropped, durably: nobody
+// reads it any more who sees this transaction's writes.
 func (tx *Tx) enterIndex(ix *recordcache.Index) (ok bool, err error) {
-	err = tx.enterWrite(ix.Entries())
-	if err == nil {
-		return true, nil
+	t := ix.Entries()
+	if err = tx.knows(t, tx.w.Snapshot); err == nil {
+		err = tx.mayWrite(t)
 	}
-	if ix.Entries().Dropped.Load() != 0 && errors.Is(err, base.ErrTableNotFound) {
+	if errors.Is(err, base.ErrTableNotFound) && t.Dropped.Load() != 0 {
 		return false, nil
 	}
-	return false, err
+	return err == nil, err
 }
 
 // atNewest runs fn with a snapshot that sees everything committed.

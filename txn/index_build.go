@@ -17,7 +17,9 @@ import (
 // table names it:
 //
 //  1. wait for the transactions that had written the table by then: what they wrote
-//     before, the builder must see
+//     before, the builder must see. A statement of one that goes on from a version newer
+//     than when it began looks again which indexes there are: that version's writer may
+//     have put entries (statement, overtaken)
 //  2. row by row, in batches: read as of a fresh snapshot B, put the entries that are
 //     not there, commit
 //

@@ -76,6 +76,8 @@ func (tx *Tx) readKey(t *recordcache.Table, key []byte) {
 // has changed anything.
 func (tx *Tx) readBy(t *recordcache.Table, m recordcache.Mode, key []byte, err error) {
 	switch {
+	case tx.w.Snapshot == newest:
+		return // the entry of an index as it is now: it follows from the row, which was read
 	case err == nil:
 		if m != recordcache.ModeLock {
 			tx.changed = tx.w.Epoch + 1

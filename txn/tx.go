@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -327,7 +326,11 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 	if set := t.Indexes.Load(); set != nil && m != recordcache.ModeLock {
 		return tx.writeIndexed(*set, t, m, key, value)
 	}
-	return tx.apply(t, m, key, value)
+	err := tx.apply(t, m, key, value)
+	if err == errMoved { //nolint:errorlint // nobody wraps it
+		return tx.writeIndexed(nil, t, m, key, value)
+	}
+	return err
 }
 
 // apply writes one record. REQUIRES: tx.mu is held, enterWrite has succeeded.
@@ -346,35 +349,6 @@ func (tx *Tx) apply(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 		return nil
 	}
 	return tx.note(t, leaf, m, key, value)
-}
-
-func (tx *Tx) enterWrite(t *recordcache.Table) error {
-	if err := tx.enter(t); err != nil {
-		return err
-	}
-	if tx.readOnly {
-		return base.ErrReadOnly
-	}
-	if err := tx.m.Failure(); err != nil {
-		return err
-	}
-	if tx.out == nil {
-		if err := tx.m.register(tx); err != nil {
-			return err
-		}
-	}
-	if slices.Contains(tx.tables, t) {
-		return nil
-	}
-	t.Writers.Add(1)
-	if t.Dropped.Load() != 0 {
-		t.Writers.Add(-1)
-		return base.ErrTableNotFound
-	}
-	tx.trackMu.Lock()
-	tx.tables = append(tx.tables, t)
-	tx.trackMu.Unlock()
-	return nil
 }
 
 // attempt does the write; if something is in its way, it insists.
@@ -409,7 +383,7 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 				return nil, err
 			}
 			if s == nil {
-				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.patience}
+				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.upkeep.limit(tx.patience)}
 				if tx.iso == ReadCommitted {
 					s.snapshot = base.MaxTS
 				}
@@ -429,6 +403,10 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 			return nil, err
 		}
 		tx.renew()
+		if tx.overtaken(t, m) {
+			mgr.waits.leave(s, nil, 0)
+			return nil, errMoved
+		}
 		leaf, err = tx.once(t, m, key, value)
 	}
 	mgr.waits.leave(s, tx.out, tx.w.Epoch)

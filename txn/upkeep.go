@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
@@ -18,6 +19,10 @@ type upkeep struct {
 	key     []byte // of the row
 	old     []byte // its value before the statement
 	changes []change
+	// waits is when the waits of the statement under way end that have a limit; zero
+	// before the first.
+	waits time.Time
+	busy  bool // a statement is under way
 
 	// Of the call of a function under way.
 	into *entrySet // nil: none is
@@ -73,6 +78,10 @@ func (u *upkeep) add(indexKey []byte) {
 	if s == nil || s.err != nil {
 		return // called after the function has returned, or too much already
 	}
+	if len(indexKey) > base.MaxKeySize { // before it is copied
+		s.err = fmt.Errorf("saker: index %q: key of %d bytes: %w", u.ix.Name(), len(indexKey), base.ErrKeyTooLarge)
+		return
+	}
 	from := len(s.buf)
 	s.buf = base.AppendIndexKey(s.buf, indexKey)
 	if !u.ix.Unique() {
@@ -102,6 +111,9 @@ func (u *upkeep) collect(ix *recordcache.Index, s *entrySet, key, value []byte) 
 			err = fmt.Errorf("saker: index %q: %w: %.200s", ix.Name(), base.ErrIndexFunc, fmt.Sprint(r))
 		}
 	}()
+	if value == nil {
+		value = []byte{} // as reads return it: equal rows look equal
+	}
 	fn(slices.Clip(key), slices.Clip(value), u.emit)
 	if len(s.at) > 1 {
 		slices.SortFunc(s.at, func(a, b entryKey) int { return bytes.Compare(s.buf[a.from:a.to], s.buf[b.from:b.to]) })
@@ -176,10 +188,26 @@ func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone, 
 	return nil
 }
 
+// underWay reports whether a statement on an indexed table is under way.
+func (u *upkeep) underWay() bool { return u != nil && u.busy }
+
+// limit returns how long the statement may wait for another transaction, of a limit
+// that counts all its waits together, though each record has a waiter of its own.
+func (u *upkeep) limit(patience time.Duration) time.Duration {
+	switch {
+	case !u.underWay() || patience <= 0:
+		return patience
+	case u.waits.IsZero():
+		u.waits = time.Now().Add(patience) //nolint:forbidigo // only of who is about to sleep
+		return patience
+	}
+	return max(1, time.Until(u.waits)) // 0 is no limit
+}
+
 // forget lets go of what belongs to a statement, and of memory that it took more of
 // than is kept.
 func (u *upkeep) forget() {
-	u.key = nil
+	u.key, u.waits, u.busy = nil, time.Time{}, false
 	if cap(u.old) > spareScratch {
 		u.old = nil
 	}
