@@ -85,7 +85,6 @@ func (tx *Tx) open(c *Cursor) *Cursor {
 		if tx.iso == ReadCommitted {
 			c.snap = tx.m.snaps.open()
 		}
-		c.seen = tx.writes
 	}
 	return c
 }
@@ -129,11 +128,6 @@ func (c *Cursor) begin(from, to []byte, reverse bool) bool {
 		c.track()
 	}
 	c.valid, c.ended, c.reverse = false, true, reverse
-	if tx.alive() == nil && c.entry != nil && c.snap != nil && c.seen != tx.writes {
-		// The transaction may have written rows in versions that the snapshot does not
-		// have, with the entries of those: with the entries that it has they do not agree.
-		c.snap = tx.m.snaps.renew(c.snap)
-	}
 	if !c.usable() {
 		return false
 	}

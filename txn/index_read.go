@@ -26,8 +26,7 @@ type entryRow struct {
 
 // ScanIndex returns the rows whose index keys lie in r, in the order of index key
 // and key, descending with Reverse: each row once for each of its index keys in the
-// range. Entry and row are of one snapshot; at ReadCommitted the scan takes a new one
-// when it goes on after a write of the transaction. All else is as for Scan.
+// range. Entry and row are of one snapshot. All else is as for Scan.
 // ErrIndexNotFound; ErrIndexNotReady if the index is younger than the snapshot.
 func (tx *Tx) ScanIndex(ix *recordcache.Index, r Range) iter.Seq2[IndexRow, error] {
 	return func(yield func(IndexRow, error) bool) {
@@ -54,8 +53,7 @@ func (tx *Tx) ScanIndex(ix *recordcache.Index, r Range) iter.Seq2[IndexRow, erro
 }
 
 // IndexCursor walks the rows of a range of an index, in the order of index key and
-// key, in either direction. What holds for a Cursor holds for it; as to snapshots, what
-// holds for ScanIndex.
+// key, in either direction. What holds for a Cursor holds for it.
 type IndexCursor struct {
 	c     Cursor
 	entry entryRow
