@@ -332,10 +332,8 @@ func (m *machine) changeEntries(x *mtx, t *mtable, w *mwrite) {
 			mk := ix.at(ik, w.k)
 			if ix.kind.unique && ix.made == 0 {
 				x.readKey(mk.t, mk.k)
-				if m.ofOther(x, mk, w.k) {
-					if _, ok := x.own[mk]; !ok {
-						x.own[mk] = mown{}
-					}
+				if pk, ok := m.ofOther(x, mk, w.k); ok {
+					x.own[mk] = mown{written: true, val: pk} // it is put again as it is
 					continue
 				}
 			}
@@ -347,12 +345,12 @@ func (m *machine) changeEntries(x *mtx, t *mtable, w *mwrite) {
 	}
 }
 
-// ofOther reports whether an entry of a unique index that is built is another row's:
+// ofOther returns whose entry of a unique index that is built it is, and whether it is another row's:
 // two rows may have the key until the builder, or who writes the second one, finds out.
-func (m *machine) ofOther(x *mtx, mk mkey, k string) bool {
+func (m *machine) ofOther(x *mtx, mk mkey, k string) ([]byte, bool) {
 	pk, ok := newest(mk.t.recs[mk.k], m.clock)
 	if o, mine := x.own[mk]; mine && o.written {
 		pk, ok = o.val, o.val != nil
 	}
-	return ok && string(pk) != k
+	return pk, ok && string(pk) != k
 }
