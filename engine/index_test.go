@@ -289,6 +289,23 @@ func TestIndexFuncPanics(t *testing.T) {
 	mustClose(t, db)
 }
 
+// lockThenRead reads by an index without function in a transaction that has locked a
+// row since its cursor was made, and while others committed: the cursor asked for the
+// function, to tell old entries from new ones. TestModel found it.
+func lockThenRead(t *testing.T, db *DB, tb *Table, ix *Index) {
+	t.Helper()
+	tx := mustBegin(t, db, TxOptions{Isolation: ReadCommitted})
+	c := tx.IndexCursor(ix, Range{})
+	other := mustTable(t, db, "other")
+	inUpdate(t, db, func(tx *Tx) { put(t, tx, other, "k", "v") })
+	_, err := tx.GetForUpdate(tb, []byte("1"))
+	check(t, err)
+	for ok := c.First(); ok; ok = c.Next() {
+	}
+	check(t, c.Err())
+	commit(t, tx)
+}
+
 // After a reopening an index is read, but its table is not written, until it has its
 // function again.
 func TestIndexDetached(t *testing.T) {
@@ -319,6 +336,7 @@ func TestIndexDetached(t *testing.T) {
 		wantErr(t, "append", err, ErrIndexDetached)
 		sameIndex(t, tx, ix)
 		commit(t, tx)
+		lockThenRead(t, db, tb, ix)
 		checkStore(t, db) // entries without rows would be found
 		_, err = db.CreateIndex(ctx, tb, "words", true, byWords)
 		wantErr(t, "attach, unique", err, ErrIndexExists)

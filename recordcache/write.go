@@ -68,6 +68,7 @@ type proof struct {
 	found   best   // the newest version in frames that the writer sees
 	value   []byte // its value, reused; not kept if it is large
 	large   bool   // it is
+	locked  bool   // a frame has something newer of the record: a lock
 	owner   base.TxnID
 }
 
@@ -360,6 +361,7 @@ func (l *Leaf) ask(w *Writer, key []byte, value bool) error {
 		}
 	}
 	w.Scratch.trim()
+	p.locked = decided && newest.Newer(p.found.ord)
 	p.large = len(p.value) > base.LargeValueSize
 	switch {
 	case cap(p.value) <= maxScratch:
@@ -511,8 +513,8 @@ func (l *Leaf) popGarbage(w *Writer, i int) bool {
 // restore.
 func (l *Leaf) restore(w *Writer, i int, key, value []byte, v *versionchain.Ver) (ok, done bool) {
 	p := &w.proof
-	if l.list == nil || !p.list.same(l.list) || !p.found.have || p.large {
-		return false, false
+	if l.list == nil || !p.list.same(l.list) || !p.found.have || p.large || p.locked {
+		return false, false // what is in memory must be newer than what frames have (P1)
 	}
 	own := p.found.ord.TS == base.MaxTS
 	if own && p.found.ord.Epoch >= w.Stretch {
