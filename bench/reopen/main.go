@@ -30,8 +30,8 @@ type config struct {
 const (
 	valueSize  = 100
 	logWriters = 8
-	logKeys    = 1 << 16  // of each writer: no conflicts
-	fullLog    = 62 << 20 // bytes; at 64 MiB, half of the default limit, a checkpoint begins
+	logKeys    = 1 << 16   // of each writer: no conflicts
+	fullLog    = 126 << 20 // bytes; at 128 MiB, half of the default limit, a checkpoint begins
 	ready      = "ready"
 )
 
