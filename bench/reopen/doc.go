@@ -2,7 +2,7 @@
 // default limits, and what memory that takes.
 //
 //	go run ./bench/reopen              # right after a durable commit of 32 M rows of 100 B
-//	go run ./bench/reopen -what log    # with 62 MiB of log to replay, a checkpoint being due
+//	go run ./bench/reopen -what log    # with 126 MiB of log to replay, a checkpoint being due
 //
 //	parent ─► child: write, "ready" ─► SIGKILL ─► child: open, tell the figures
 //
