@@ -15,11 +15,10 @@ import (
 // run beside everything else. The error is that of ctx.
 func (c *Cache) Check(ctx context.Context, report func(error)) error {
 	c.ring.walk(func(l *Leaf) bool {
-		h := c.horizon()
 		l.mu.RLock()
 		if !l.dead {
 			l.check(c, report)
-			l.checkWhole(c, h, report)
+			l.checkWhole(c, report)
 		}
 		l.mu.RUnlock()
 		c.checkMapped(l, report)

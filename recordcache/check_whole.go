@@ -7,12 +7,13 @@ import (
 
 // checkWhole verifies P9 of a leaf whose page is taken to hold all that somebody
 // sees: a checkpoint may write what the page has and list nothing else. A row of a
-// frame that the page lacks must be one that nobody in h sees, because the page has
-// a newer one of the record. REQUIRES: l.mu is held; h is not younger than the lock.
-func (l *Leaf) checkWhole(c *Cache, h versionchain.Horizon, report func(error)) {
+// frame that the page lacks must be one that nobody sees, because the page has a
+// newer one of the record. REQUIRES: l.mu is held.
+func (l *Leaf) checkWhole(c *Cache, report func(error)) {
 	if l.partial || l.listLen() == 0 {
 		return
 	}
+	h := c.horizon() // younger than what the page was pruned with: nobody sees more by now
 	bad := func(format string, args ...any) { report(l.bad("P9", format, args...)) }
 	held := c.acquire(l.list)
 	defer held.release()
