@@ -18,9 +18,9 @@ func (c *Cache) Check(ctx context.Context, report func(error)) error {
 		l.mu.RLock()
 		if !l.dead {
 			l.check(c, report)
-			l.checkWhole(c, report)
 		}
 		l.mu.RUnlock()
+		c.checkWhole(l, report)
 		c.checkMapped(l, report)
 		return ctx.Err() == nil
 	})

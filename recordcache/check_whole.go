@@ -8,15 +8,14 @@ import (
 // checkWhole verifies P9 of a leaf whose page is taken to hold all that somebody
 // sees: a checkpoint may write what the page has and list nothing else. A row of a
 // frame that the page lacks must be one that nobody sees, because the page has a
-// newer one of the record. REQUIRES: l.mu is held.
-func (l *Leaf) checkWhole(c *Cache, report func(error)) {
-	if l.partial || l.listLen() == 0 {
+// newer one of the record. REQUIRES: no lock is held.
+func (c *Cache) checkWhole(leaf *Leaf, report func(error)) {
+	l, h, held := leaf.whole(c)
+	if l == nil {
 		return
 	}
-	h := c.horizon() // younger than what the page was pruned with: nobody sees more by now
-	bad := func(format string, args ...any) { report(l.bad("P9", format, args...)) }
-	held := c.acquire(l.list)
 	defer held.release()
+	bad := func(format string, args ...any) { report(l.bad("P9", format, args...)) }
 	var b []byte
 	var row versionchain.Row
 	for i := range l.list.frames {
@@ -40,6 +39,21 @@ func (l *Leaf) checkWhole(c *Cache, report func(error)) {
 			}
 		}
 	}
+}
+
+// whole returns what the leaf is at this moment, if its page is taken to hold all,
+// who reads now, since whoever begins later sees no more of what the page lacks, and
+// the runs, held.
+func (l *Leaf) whole(c *Cache) (*Leaf, versionchain.Horizon, runHold) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.dead || l.partial || l.listLen() == 0 {
+		return nil, nil, nil
+	}
+	now := &Leaf{table: l.table, list: l.list}
+	now.setFences(l.low, l.high)
+	now.page = l.page.CopyTo(make([]byte, maxPage), 0, l.page.Len(), int(l.prefix))
+	return now, c.horizon(), c.acquire(l.list)
 }
 
 // has reports whether the page has the version, or nobody in h sees it because of
