@@ -44,10 +44,10 @@ func (ix *mindex) fn(s int) func(Row, func([]byte)) {
 		return ix.kind.fn
 	}
 	var calls atomic.Int32
-	stop := ix.build.stop
+	stop, reached := ix.build.stop, ix.build.stop.reached[s] // the slice grows meanwhile
 	return func(row Row, emit func([]byte)) {
 		if calls.Add(1) == stop.n {
-			close(stop.reached[s])
+			close(reached)
 			<-stop.release
 		}
 		ix.kind.fn(row, emit)
