@@ -84,6 +84,7 @@ func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val 
 		return
 	}
 	m.statement(x)
+	known := x.wrote[t]
 	may, waits := m.predict(x, t, mode, k)
 	want, exists := x.get(t, k)
 	w := &mwrite{mode: mode, k: k, old: want, val: val}
@@ -95,6 +96,9 @@ func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val 
 	}
 	if mode == recordcache.ModeLock && may[0] == nil && !exists {
 		may = []error{ErrNotFound}
+	}
+	if waits && !known {
+		m.enlist(x, t)
 	}
 	var err error
 	m.each(func(s int, _ *DB) {
@@ -143,6 +147,18 @@ func (m *machine) write(x *mtx, t *mtable, mode recordcache.Mode, k string, val 
 	}
 }
 
+// enlist makes x a writer of t, of which nothing else is to be seen. A statement that
+// is not to wait may fail before that, for want of memory, or behind it.
+func (m *machine) enlist(x *mtx, t *mtable) {
+	const k = "nobody writes it"
+	m.each(func(s int, _ *DB) {
+		if err := x.tx[s].Update(t.h[s], []byte(k), nil); !allowed(err, []error{ErrNotFound, ErrIndexDetached}) {
+			m.fatalf(s, "tx %d: update of no record of %s: %v", x.id, t.name, err)
+		}
+	})
+	x.readKey(t, k)
+}
+
 // client is a whole transaction of somebody else, at whom the others look.
 func (m *machine) client(t *mtable) {
 	m.begin(TxOptions{NoSync: rapid.IntRange(0, 3).Draw(m.t, "nosync") > 0, Isolation: m.level()})
@@ -165,6 +181,7 @@ func (m *machine) append(x *mtx, t *mtable) {
 	m.statement(x)
 	w := &mwrite{mode: recordcache.ModeInsert, k: string(make([]byte, 8)), val: value(m.n, 50)}
 	may, waits := []error{nil}, false
+	known := x.wrote[t]
 	switch {
 	case t.dropped != 0:
 		may = []error{ErrTableNotFound}
@@ -176,6 +193,9 @@ func (m *machine) append(x *mtx, t *mtable) {
 	default:
 		x.wrote[t], x.tried = true, true
 		may, waits = m.predictEntries(x, t, w, may, waits)
+	}
+	if waits && !known {
+		m.enlist(x, t)
 	}
 	var number uint64
 	var err error
