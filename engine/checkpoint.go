@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -12,7 +11,6 @@ import (
 // reused. One checkpoint runs at a time.
 type checkpointer struct {
 	mu   mutex // held by a running checkpoint
-	busy atomic.Bool
 	kick chan struct{}
 	stop chan struct{}
 	done sync.WaitGroup
@@ -81,9 +79,7 @@ func (c *checkpointer) run(ctx context.Context, db *DB) error {
 		return err
 	}
 	start := time.Now()
-	c.busy.Store(true)
 	err := c.checkpoint(ctx, db)
-	c.busy.Store(false)
 	c.mu.unlock()
 	db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
 	return err

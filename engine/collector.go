@@ -218,7 +218,7 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 // checkpoint has yet to write whole would be rewritten for nothing. If that is not
 // enough for those at the gate, done is false, once the checkpoint has ended.
 func (c *collector) besideCheckpoint(ctx context.Context, db *DB) (done bool, err error) {
-	if !db.ckpt.busy.Load() {
+	if !db.ckpt.mu.held() {
 		return false, nil
 	}
 	if err := c.mu.lock(ctx); err != nil {

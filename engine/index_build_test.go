@@ -400,11 +400,7 @@ func TestIndexBuildFindsDuplicateInBatch(t *testing.T) {
 func TestIndexBuildKeepsEntryOfOther(t *testing.T) {
 	db := mustOpen(t, memOptions())
 	tb := mustTable(t, db, "t")
-	inUpdate(t, db, func(tx *Tx) {
-		for i := range 1500 { // more than a batch
-			put(t, tx, tb, fmt.Sprintf("k%04d", i), fmt.Sprintf("w%d", i))
-		}
-	})
+	putMoreThanABatch(t, db, tb)
 	ix, err := db.CreateIndex(ctx, tb, "i", true, func(row Row, emit func([]byte)) {
 		byWords(row, emit)
 		if string(row.Key) == "k1499" { // of the second batch; the first is done

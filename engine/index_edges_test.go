@@ -259,11 +259,7 @@ func TestIndexFuncGoexit(t *testing.T) {
 func TestIndexBuildTakesNoKeyOfOther(t *testing.T) {
 	db := mustOpen(t, memOptions())
 	tb := mustTable(t, db, "t")
-	inUpdate(t, db, func(tx *Tx) {
-		for i := range 1500 { // more than a batch
-			put(t, tx, tb, fmt.Sprintf("k%04d", i), fmt.Sprintf("w%d", i))
-		}
-	})
+	putMoreThanABatch(t, db, tb)
 	var got error
 	ix, err := db.CreateIndex(ctx, tb, "i", true, func(row Row, emit func([]byte)) {
 		byWords(row, emit)

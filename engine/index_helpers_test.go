@@ -30,6 +30,16 @@ func firstWord(row Row, emit func([]byte)) {
 	}
 }
 
+// putMoreThanABatch stores k0000=w0 to k1499=w1499: more than a builder reads at a time.
+func putMoreThanABatch(t tester, db *DB, tb *Table) {
+	t.Helper()
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range 1500 {
+			put(t, tx, tb, fmt.Sprintf("k%04d", i), fmt.Sprintf("w%d", i))
+		}
+	})
+}
+
 func mustIndex(tb testing.TB, db *DB, t *Table, name string, unique bool) *Index {
 	tb.Helper()
 	ix, err := db.CreateIndex(ctx, t, name, unique, byWords)

@@ -31,4 +31,7 @@ func (m mutex) tryLock() bool {
 	}
 }
 
+// held reports whether somebody has the mutex.
+func (m mutex) held() bool { return len(m) > 0 }
+
 func (m mutex) unlock() { <-m }

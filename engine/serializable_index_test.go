@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -142,7 +141,8 @@ func (m *indexReads) statement(x *indexReader) {
 		}
 		s.want = strings.Join(hits, ",")
 	default:
-		if !m.write(x, &s) {
+		var ok bool
+		if s.want, ok = impatient(m, x.ctx, x.tx, m.tb, s.op, []byte(s.key), []byte(s.val)); !ok {
 			return
 		}
 	}
@@ -153,41 +153,6 @@ func (m *indexReads) statement(x *indexReader) {
 		}
 	}
 	x.stmts = append(x.stmts, s)
-}
-
-// write runs a statement that locks; false if it would wait or conflicts.
-func (m *indexReads) write(x *indexReader, s *istmt) bool {
-	key, val := []byte(s.key), []byte(s.val)
-	var got []byte
-	err := x.ctx.impatiently(func() (err error) {
-		switch s.op {
-		case "put":
-			return x.tx.Put(m.tb, key, val)
-		case "insert":
-			return x.tx.Insert(m.tb, key, val)
-		case "update":
-			return x.tx.Update(m.tb, key, val)
-		case "delete":
-			return x.tx.Delete(m.tb, key)
-		default:
-			got, err = x.tx.GetForUpdate(m.tb, key)
-			return err
-		}
-	})
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrConflict), errors.Is(err, ErrDeadlock):
-		return false
-	case s.op == "lock" && (err == nil || errors.Is(err, ErrNotFound)):
-		s.want = string(got)
-	case errors.Is(err, ErrKeyExists):
-		s.want = "exists"
-	case errors.Is(err, ErrNotFound):
-		s.want = "absent"
-	default:
-		check(m, err)
-		s.want = "ok"
-	}
-	return true
 }
 
 func (m *indexReads) savepoint(x *indexReader) {

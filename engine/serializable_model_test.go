@@ -174,45 +174,53 @@ func (m *serialModel) statement(x *serialTx) {
 // note keeps a statement, which the model must answer alike as of the snapshot.
 func (m *serialModel) note(x *serialTx, s stmt) { x.stmts = append(x.stmts, s) }
 
-// write runs a statement that locks; false if it would wait or conflicts.
-func (m *serialModel) write(x *serialTx, s *stmt) bool {
-	key, val := skey(s.key), []byte(s.val)
+// impatient runs a statement that locks and returns what it answered; ok is false if it
+// would wait or conflicts.
+func impatient(t tester, c *switchCtx, tx *Tx, tb *Table, op string, key, val []byte) (answer string, ok bool) {
+	t.Helper()
 	var got []byte
-	err := x.ctx.impatiently(func() (err error) {
-		switch s.op {
+	err := c.impatiently(func() (err error) {
+		switch op {
 		case "put":
-			return x.tx.Put(m.tb, key, val)
+			return tx.Put(tb, key, val)
 		case "insert":
-			return x.tx.Insert(m.tb, key, val)
+			return tx.Insert(tb, key, val)
 		case "update":
-			return x.tx.Update(m.tb, key, val)
+			return tx.Update(tb, key, val)
 		case "delete":
-			return x.tx.Delete(m.tb, key)
+			return tx.Delete(tb, key)
 		default:
-			got, err = x.tx.GetForUpdate(m.tb, key)
+			got, err = tx.GetForUpdate(tb, key)
 			return err
 		}
 	})
-	learned := s.op != "put" && len(x.sps) > 0 // a rollback gives the record back
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrConflict), errors.Is(err, ErrDeadlock):
-		return false
-	case s.op == "lock" && (err == nil || errors.Is(err, ErrNotFound)):
-		s.want = string(got)
+		return "", false
+	case op == "lock" && (err == nil || errors.Is(err, ErrNotFound)):
+		return string(got), true
 	case errors.Is(err, ErrKeyExists):
-		s.want, learned = "exists", true
+		return "exists", true
 	case errors.Is(err, ErrNotFound):
-		s.want, learned = "absent", true
-	case err == nil:
-		s.want = "ok"
-		x.own[s.key] = s.val
-		if s.op == "delete" {
+		return "absent", true
+	case err != nil:
+		t.Fatalf("%s: %v", op, err)
+	}
+	return "ok", true
+}
+
+// write runs a statement that locks; false if it would wait or conflicts.
+func (m *serialModel) write(x *serialTx, s *stmt) (ok bool) {
+	if s.want, ok = impatient(m, x.ctx, x.tx, m.tb, s.op, skey(s.key), []byte(s.val)); !ok {
+		return false
+	}
+	if s.want == "ok" {
+		if x.own[s.key] = s.val; s.op == "delete" {
 			x.own[s.key] = ""
 		}
-	default:
-		m.Fatalf("%s: %v", s.op, err)
 	}
-	if learned {
+	refused := s.want == "exists" || s.want == "absent"
+	if refused || s.op != "put" && len(x.sps) > 0 { // a rollback gives the record back
 		x.reads[s.key] = true
 	}
 	return true

@@ -74,6 +74,9 @@ func (l *Leaf) check(c *Cache, report func(error)) {
 	if l.listLen() > 0 && !l.mapped {
 		bad("L10", "lists frames but has no entry in the map")
 	}
+	if l.partial && l.list == nil {
+		bad("P9", "marked partial without a list")
+	}
 	if cost := l.cost(); l.charged != cost {
 		bad("M1", "its descriptor costs %d bytes, %d are charged", cost, l.charged)
 	}

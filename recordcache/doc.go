@@ -33,6 +33,9 @@
 //   - S3: a frame decides a conflict unread only if it is published and not newer
 //     than the snapshot, or cannot hold the key. Otherwise it is read, and the
 //     proof holds for the list of this number only.
+//   - P9: a list may only be replaced by what the page holds while partial is unset:
+//     the page then has all that anybody sees of the leaf. What leaves the page sets
+//     it, and so does a list that comes from elsewhere.
 //   - L10: fences, list and map entry change together; list entries of a run are
 //     counted up and down in the same edit.
 //   - M1: pages and copies are blocks of the arena, descriptors and lists are

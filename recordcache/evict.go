@@ -389,11 +389,7 @@ func (l *Leaf) sealList(c *Cache, w *worker, kept, whole bool) error {
 	l.list.dropGone(e)
 	l.putEntry(e, l.low, l.high, nl)
 	w.end(e)
-	if kept {
-		l.changeList(nl, c)
-	} else {
-		l.setList(nl, c)
-	}
+	l.setList(nl, c, l.partial || !kept)
 	l.mapped = true
 	return nil
 }
@@ -444,7 +440,7 @@ func (l *Leaf) sealPieces(c *Cache, w *worker, edge []byte) error {
 	}
 	l.list.dropGone(e)
 	w.end(e)
-	l.setList(nil, c)
+	l.setList(nil, c, false)
 	t := l.table
 	t.mu.Lock()
 	t.sealed.Add(1)
@@ -519,7 +515,7 @@ func (l *Leaf) retire(c *Cache) {
 // retireRecord drops the clean versions of record i that may go.
 func (l *Leaf) retireRecord(c *Cache, i int) {
 	n := l.page.Retire(i)
-	l.partial = l.partial || n > 0
+	l.partial = l.partial || n > 0 && l.list != nil
 	c.Stats.RetiredVersions.Add(uint64(n))
 }
 

@@ -175,10 +175,10 @@ func (l *Leaf) touch() {
 	}
 }
 
-// setList replaces the frame list; what it holds is taken for more than the page
-// does. The caller has charged what the new one costs more, or settles the charge
-// now (M1). REQUIRES: l.mu is held exclusively.
-func (l *Leaf) setList(nl *frameList, c *Cache) {
+// setList replaces the frame list; partial says that the new one may hold what
+// somebody sees and the page does not (P9). The caller has charged what the list costs
+// more, or settles the charge now (M1). REQUIRES: l.mu is held exclusively.
+func (l *Leaf) setList(nl *frameList, c *Cache, partial bool) {
 	var mem [][]byte
 	if l.mem != nil && l.list != nil {
 		for i := range l.list.frames {
@@ -201,18 +201,10 @@ func (l *Leaf) setList(nl *frameList, c *Cache) {
 		}
 	}
 	l.list, l.mem, l.sole = nl, mem, nil
-	l.partial = nl != nil
+	l.partial = partial && nl != nil
 	if nl != nil {
 		l.sole = nl.sole
 	}
-}
-
-// changeList is setList for a list that holds nothing that somebody sees but what
-// the old one held, or the page does. REQUIRES: as setList.
-func (l *Leaf) changeList(nl *frameList, c *Cache) {
-	partial := l.partial && l.list != nil
-	l.setList(nl, c)
-	l.partial = partial && nl != nil
 }
 
 // cost is what the descriptor and its list take on the Go heap.

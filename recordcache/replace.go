@@ -74,7 +74,7 @@ func (l *Leaf) replace(c *Cache, w *worker, m *merging) error {
 		l.setFences(l.low, firstHigh)
 		t.mu.Unlock()
 	}
-	l.changeList(nl, c)
+	l.setList(nl, c, l.partial)
 	l.settleCharge(c)
 	l.assert(c)
 	return nil

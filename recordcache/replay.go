@@ -170,7 +170,7 @@ func (l *Leaf) readd(c *Cache, w *worker, f frame, low, high []byte) (done bool,
 	e.Refs(f.Run, 1)
 	l.putEntry(e, l.low, l.high, nl)
 	w.end(e)
-	l.setList(nl, c)
+	l.setList(nl, c, true)
 	l.charged += price
 	l.mapped = true
 	l.assert(c)

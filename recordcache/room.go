@@ -327,8 +327,7 @@ func (l *Leaf) splitList(c *Cache, w *worker, r *Leaf, left, right []frame) {
 			}
 		}
 		x.mapped = nl != nil
-		x.setList(nl, c)
-		x.partial = partial && nl != nil
+		x.setList(nl, c, partial)
 	}
 	put(l, left)
 	put(r, right)

@@ -234,8 +234,9 @@ func (l *Leaf) empty() bool {
 }
 
 // CheckpointLeaves writes what committed versions memory holds, and no frame,
-// to frames, leaf by leaf, and calls step now and then. REQUIRES: what horizon
-// returns was taken after the checkpoint position.
+// to frames, leaf by leaf, and calls step now and then. A leaf whose page has all that
+// anybody sees is written whole where that is worth it: the list then has one frame (P9).
+// REQUIRES: what horizon returns was taken after the checkpoint position.
 func (c *Cache) CheckpointLeaves(ctx context.Context, horizon func() versionchain.Horizon, step func()) (err error) {
 	rq := Request{Action: Checkpoint, Horizon: horizon()}
 	n := 0

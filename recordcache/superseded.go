@@ -219,7 +219,7 @@ func (l *Leaf) dropFrames(c *Cache, w *worker, drop func(*frame) bool) {
 		l.putEntry(e, l.low, l.high, nl)
 	}
 	w.end(e)
-	l.changeList(nl, c)
+	l.setList(nl, c, l.partial)
 	l.settleCharge(c) // it became shorter
 	l.assert(c)
 }
