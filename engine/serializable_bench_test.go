@@ -20,48 +20,18 @@ func BenchmarkSerializable(b *testing.B) {
 				b.Run(fmt.Sprintf("goroutines=%d/two=%v/%v", goroutines, two, level), func(b *testing.B) {
 					b.ReportAllocs()
 					var g sync.WaitGroup
-					for id := range goroutines {
+					for range goroutines {
 						g.Go(func() {
-							rng := rand.New(rand.NewPCG(uint64(id), 1))
+							u := newUpdater(b, db, tb, rows)
+							u.level, u.two = level, two
 							for range b.N / goroutines {
-								readModifyWrite(b, db, tb, level, two, rows, rng)
+								u.update()
 							}
 						})
 					}
 					g.Wait()
 				})
 			}
-		}
-	}
-}
-
-func readModifyWrite(b *testing.B, db *DB, tb *Table, level Isolation, two bool, rows uint64, rng *rand.Rand) { //nolint:thelper // as fatal
-	var key [8]byte
-	var buf [128]byte
-	for {
-		binary.BigEndian.PutUint64(key[:], rng.Uint64N(rows))
-		tx, err := db.Begin(ctx, TxOptions{Isolation: level, NoSync: true})
-		if err != nil {
-			b.Error(err)
-			return
-		}
-		v, err := tx.AppendGet(buf[:0], tb, key[:])
-		if err == nil && two {
-			binary.BigEndian.PutUint64(key[:], rng.Uint64N(rows))
-		}
-		if err == nil {
-			err = tx.Put(tb, key[:], v)
-		}
-		if err == nil {
-			err = tx.Commit()
-		}
-		if err == nil {
-			return
-		}
-		_ = tx.Rollback()
-		if !IsRetryable(err) {
-			b.Error(err)
-			return
 		}
 	}
 }
