@@ -218,7 +218,7 @@ func TestOutcomesMakeRoom(t *testing.T) {
 // they are rewritten, although next to nothing is dead.
 func TestOutcomesOfFramesThatStay(t *testing.T) {
 	db := mustOpen(t, tinyOptions())
-	db.collect.close() // no pass but ours
+	db.collect.close(db) // no pass but ours
 	tb := mustTable(t, db, "t")
 	key := func(i int) string { return fmt.Sprintf("%06d", i) }
 	inUpdate(t, db, func(tx *Tx) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,13 +32,14 @@ import (
 //   - L10: a victim is never unlinked by the collector. Its references go with the
 //     edits that list what replaces its frames, and Space.Flush unlinks it after.
 //     A crash anywhere leaves old frames, or new ones, listed.
-//   - A batch rewrites at most an eighth of the runs, so that old and new copy of
+//   - A batch rewrites at most a sixteenth of the runs, so that old and new copy of
 //     it together stay within the bound.
-//   - The bound: a survey is due when runs have grown by an eighth; first writes
-//     wait when they have grown by as much and beyond twice what is live (gate), until
-//     a batch has left less dead than three quarters of what is live. Writes of a
-//     transaction that has begun to write, commits, rollbacks and reads never wait
-//     for it.
+//   - The bound: a survey is due when runs have grown by a sixteenth. Beyond that, and
+//     seven quarters of what is live, first writes wait at the gate, which rises as a
+//     pass gets on: runs reach twice the live bytes, old and new copies included, only
+//     when it has done its batch. So nobody is stopped for as long as a pass takes, and nobody
+//     outruns it. Writes of a transaction that has begun to write, commits, rollbacks
+//     and reads never wait for it.
 //   - Outcomes of decided owners stay in memory as long as a frame names them. When
 //     they take more than their share, a checkpoint forgets those that none names, and
 //     the smallest runs of the others are victims, however much of them is live:
@@ -52,16 +54,18 @@ type collector struct {
 	done   sync.WaitGroup
 
 	due, hard atomic.Int64 // bytes in runs: for the next survey, for the gate
+	soft      int64        // hard between passes; guarded by mu
 	dueRows   atomic.Uint64
 	outcomes  atomic.Int64 // that a pass could not bring below their share
 
 	least int64 // bytes that are worth anything; tests lower it before the first write
 
-	gateMu sync.Mutex // guards gate
+	gateMu sync.Mutex // guards what follows
 	gate   chan struct{}
+	queued bool // somebody has got it
 
 	live, dead    atomic.Int64 // bytes in runs, as of the last survey
-	rows          int64        // in frames, then; guarded by mu
+	rows, steps   int64        // in frames, and of a walk over them, then; guarded by mu
 	surveys, runs atomic.Uint64
 }
 
@@ -70,9 +74,14 @@ const (
 	minCollect    = 512 << 10
 	maxDeadShare  = 40 // percent; more starts a batch
 	maxLiveShare  = 80 // percent of a run; it is not rewritten above
-	batchFraction = 8
+	batchFraction = 16
 	maxBatches    = 64
 )
+
+// softLimit and hardLimit are for the bytes in runs when live of them are live: where
+// first writes begin to wait for the collector, and what the gate rises to.
+func softLimit(live int64) int64 { return live / 4 * 7 }
+func hardLimit(live int64) int64 { return live * 2 }
 
 func (c *collector) start(db *DB) {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -80,7 +89,9 @@ func (c *collector) start(db *DB) {
 	c.kick = make(chan struct{}, 1)
 	c.gate = make(chan struct{})
 	c.least = minCollect
-	c.hard.Store(1 << 62) // nothing waits before the first survey
+	n := db.space.RunBytes()
+	c.soft = n + max(8*c.least, n/batchFraction) // of what is live the first survey tells
+	c.hard.Store(c.soft)
 	c.done.Go(func() {
 		for {
 			select {
@@ -99,10 +110,12 @@ func (c *collector) start(db *DB) {
 	})
 }
 
-func (c *collector) close() {
+// close ends it: nobody waits for it then.
+func (c *collector) close(db *DB) {
 	if c.cancel != nil {
 		c.cancel()
 		c.done.Wait()
+		c.setGate(db, math.MaxInt64)
 	}
 }
 
@@ -136,6 +149,7 @@ func (c *collector) crowded(db *DB) <-chan struct{} {
 	if db.space.RunBytes() <= c.hard.Load() {
 		return nil
 	}
+	c.queued = true
 	return c.gate
 }
 
@@ -151,18 +165,47 @@ func (db *DB) crowded() <-chan struct{} {
 // REQUIRES: c.mu is held.
 func (c *collector) open(db *DB) {
 	n := c.next(db)
+	c.soft = max(n+max(c.least, n/batchFraction), softLimit(c.live.Load()))
+	c.setGate(db, c.soft)
+}
+
+// setGate lets first writes go on while runs have no more than n bytes.
+func (c *collector) setGate(db *DB, n int64) {
 	c.gateMu.Lock()
 	defer c.gateMu.Unlock()
-	c.hard.Store(max(n+max(c.least, n/8), c.live.Load()*2))
-	close(c.gate)
-	c.gate = make(chan struct{})
+	c.hard.Store(n)
+	if c.queued && db.space.RunBytes() <= n {
+		close(c.gate)
+		c.gate, c.queued = make(chan struct{}), false
+	}
+}
+
+// limit is what the gate may rise to during a pass: beyond the hard limit only if the
+// last pass could not come below it, because somebody reads what is dead, or has not
+// committed what he has written. REQUIRES: c.mu is held.
+func (c *collector) limit(live int64) int64 {
+	if n := hardLimit(live); c.soft <= n {
+		return n
+	}
+	return c.soft / 8 * 9
+}
+
+// pace is how the gate rises during a walk: from so many bytes on, by so many.
+type pace struct{ from, by int64 }
+
+// raise raises the gate to where it is after done steps of a walk. The one before took
+// c.steps. REQUIRES: c.mu is held.
+func (c *collector) raise(db *DB, p pace, done float64) {
+	if n := p.from + int64(float64(p.by)*min(1, done/float64(max(c.steps, 1)))); n > c.hard.Load() {
+		c.setGate(db, n)
+	}
 }
 
 // next says when the next survey is due, and returns the bytes in runs.
 // REQUIRES: c.mu is held.
 func (c *collector) next(db *DB) (n int64) {
 	n = db.space.RunBytes()
-	c.due.Store(n + max(c.least/2, n/8))
+	c.due.Store(n + max(c.least/2, n/batchFraction))
 	c.outcomes.Store(db.cache.ManyOutcomes())
 	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, c.rows/8)))
 	return n
@@ -182,24 +225,25 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		if err := c.unlink(db); err != nil {
 			return err
 		}
+		n := db.space.RunBytes()
+		c.setGate(db, max(c.soft, n))
 		if db.cache.ManyOutcomes() > 0 {
 			if err := db.ckpt.run(ctx, db); err != nil { // which forgets those that nothing names
 				return err
 			}
 		}
-		sv, err := c.survey(ctx, db, true)
+		// Half of what writers may add is for while the batch is sought, half for its copies.
+		sv, err := c.survey(ctx, db, pace{n, max(0, (c.limit(c.live.Load())-n-n/batchFraction)/2)}, true)
 		if err != nil {
 			return err
 		}
 		c.rows = sv.Rows
 		p := c.plan(db, sv)
-		if p.dead < p.live*3/4 {
-			c.open(db)
-		}
 		if len(p.victims) == 0 {
 			return nil
 		}
-		if err := c.rewrite(ctx, db, p.victims); err != nil {
+		n = db.space.RunBytes()
+		if err := c.rewrite(ctx, db, p.victims, pace{n, max(p.copied, c.limit(p.live)-n)}); err != nil {
 			return err
 		}
 		if err := c.unlink(db); err != nil {
@@ -228,6 +272,8 @@ func (c *collector) besideCheckpoint(ctx context.Context, db *DB) (done bool, er
 	if err := c.unlink(db); err != nil {
 		return false, err
 	}
+	live := c.live.Load()
+	c.setGate(db, max(c.hard.Load(), (softLimit(live)+hardLimit(live))/2))
 	if db.space.RunBytes() <= c.hard.Load() {
 		c.next(db)
 		return true, nil
@@ -263,31 +309,32 @@ func (c *collector) unlink(db *DB) error {
 
 // survey walks the leaf map. If many tombstones, or the data of a dropped table,
 // wait for a checkpoint only, it makes one and walks again.
-func (c *collector) survey(ctx context.Context, db *DB, mayCheckpoint bool) (*recordcache.Survey, error) {
+func (c *collector) survey(ctx context.Context, db *DB, p pace, mayCheckpoint bool) (*recordcache.Survey, error) {
 	sv := &recordcache.Survey{
 		Runs: map[base.RunID]recordcache.RunSurvey{}, Horizon: db.snaps.Horizon(), Checkpoint: db.cache.Checkpoint(),
 	}
-	err := c.walk(ctx, db, sv, nil)
+	err := c.walk(ctx, db, sv, nil, p)
 	c.surveys.Add(1)
 	if err == nil && mayCheckpoint && (sv.Held > sv.Rows/16 || db.droppable()) {
 		if err := db.ckpt.run(ctx, db); err != nil {
 			return nil, err
 		}
-		return c.survey(ctx, db, false)
+		return c.survey(ctx, db, p, false)
 	}
 	return sv, err
 }
 
 // rewrite rewrites every leaf that lists a frame of a victim.
-func (c *collector) rewrite(ctx context.Context, db *DB, victims map[base.RunID]bool) error {
+func (c *collector) rewrite(ctx context.Context, db *DB, victims map[base.RunID]bool, p pace) error {
 	sv := &recordcache.Survey{
 		Runs: map[base.RunID]recordcache.RunSurvey{}, Horizon: db.snaps.Horizon(), Checkpoint: db.cache.Checkpoint(),
 	}
-	return c.walk(ctx, db, sv, victims)
+	return c.walk(ctx, db, sv, victims, p)
 }
 
-func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, victims map[base.RunID]bool) error {
+func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, victims map[base.RunID]bool, p pace) error {
 	var spans []recordcache.Span
+	steps := int64(0)
 	for _, t := range db.cache.Tables() {
 		for at := []byte{}; at != nil; {
 			var err error
@@ -301,17 +348,21 @@ func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, vi
 					return err
 				}
 			}
-			for _, sp := range spans {
+			for i, sp := range spans {
+				c.raise(db, p, float64(steps)+float64(i)/float64(len(spans)))
 				err := c.patiently(ctx, db, func() error { return db.cache.Collect(ctx, t, sp, victims) })
 				if err != nil {
 					return err
 				}
 			}
+			steps++
+			c.raise(db, p, float64(steps))
 			if err := c.giveWay(ctx, db); err != nil {
 				return err
 			}
 		}
 	}
+	c.steps = steps
 	return nil
 }
 
@@ -349,9 +400,10 @@ func (c *collector) giveWay(ctx context.Context, db *DB) error {
 type plan struct {
 	victims    map[base.RunID]bool
 	live, dead int64
+	copied     int64 // bytes, when they are rewritten
 }
 
-// plan chooses the runs with the least live share, up to an eighth of all bytes,
+// plan chooses the runs with the least live share, up to a sixteenth of all bytes,
 // if more than maxDeadShare of all is dead.
 func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
 	p := plan{victims: map[base.RunID]bool{}}
@@ -389,6 +441,7 @@ func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
 			break
 		}
 		p.victims[list[i].Run] = true
+		p.copied += n
 		budget -= n
 	}
 	return p

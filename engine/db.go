@@ -254,7 +254,7 @@ func (db *DB) Close() error {
 	}
 	db.gate.close()
 	err := db.m.Close()
-	db.collect.close()
+	db.collect.close(db)
 	db.syncer.close()
 	db.watch.close()
 	db.ckpt.close()

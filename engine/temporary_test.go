@@ -156,6 +156,9 @@ func TestTemporaryRace1Adoption(t *testing.T) {
 				wantErr(t, "put over a live row", other.impatiently(func() error { return c.Put(tb, []byte("k00000"), []byte("c")) }), canceled.Err())
 
 				var crashed *vfs.MemFS
+				if at == ".seg" { // a pass syncs the log, too: none is under way
+					check(t, db.collect.mu.lock(ctx))
+				}
 				fs.on(t, "sync", at, func() {
 					rollback(t, b)
 					waitSwept(t, db)
@@ -167,6 +170,9 @@ func TestTemporaryRace1Adoption(t *testing.T) {
 					}
 					crashed = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rngOf(uint64(percent))})
 				}, func() { commit(t, a) })
+				if at == ".seg" {
+					db.collect.mu.unlock()
+				}
 				wantErr(t, "put over a newer row", c.Put(tb, []byte("k00000"), []byte("c")), ErrConflict)
 				rollback(t, c)
 				wantOwners(t, db, "a")
