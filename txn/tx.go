@@ -240,7 +240,7 @@ func (tx *Tx) AppendGet(dst []byte, t *recordcache.Table, key []byte) ([]byte, e
 // GetForUpdate locks the record, present or absent, against writers until the
 // transaction ends, and returns its value. ErrNotFound if it is absent; the
 // lock is held all the same. ErrConflict, ErrDeadlock. If the value cannot be read
-// from disk there is no lock, but at ReadCommitted, where it is read after it.
+// from disk there is no lock.
 func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
@@ -252,21 +252,26 @@ func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
 	}
 	var val []byte
 	var found bool
-	var err error
-	if tx.iso != ReadCommitted { // the lock does not change what the snapshot has
+	read := func() (err error) {
 		if val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key); err != nil {
-			return nil, fmt.Errorf("saker: get: %w", err)
+			return fmt.Errorf("saker: get: %w", err)
 		}
+		return nil
 	}
-	if err := tx.write(t, recordcache.ModeLock, key, nil); err != nil {
-		return nil, err
-	}
-	if tx.iso == ReadCommitted {
-		val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key)
+	var err error
+	if tx.iso == ReadCommitted { // what to read shows when the record is locked
+		err = tx.atomically(func() error {
+			if err := tx.write(t, recordcache.ModeLock, key, nil); err != nil {
+				return err
+			}
+			return read()
+		})
+	} else if err = read(); err == nil { // the lock does not change what the snapshot has
+		err = tx.write(t, recordcache.ModeLock, key, nil)
 	}
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("saker: get: %w", err)
+		return nil, err
 	case !found:
 		return nil, base.ErrNotFound
 	case val == nil:
