@@ -133,19 +133,18 @@ func TestIndexFaultsAtRandom(t *testing.T) {
 						maps_++
 					}
 				}
-				if err == nil && op < 4 {
-					touched[k], touched[before], touched[v] = true, true, true
-				}
 				if err != nil && !touched[k] {
 					free(tb, []byte(k))
 				}
-				if err != nil && !touched[v] {
-					byWords(Row{Value: []byte(v)}, func(w []byte) {
-						if w[0] != 'u' {
-							free(ixs[0].Entries(), entryOf(ixs[0], w, k))
-						}
-					})
-				}
+				byWords(Row{Value: []byte(before + " " + v)}, func(w []byte) {
+					e := entryOf(ixs[0], w, k)
+					switch {
+					case err == nil && op < 4:
+						touched[k], touched[string(e)] = true, true
+					case err != nil && !touched[string(e)]:
+						free(ixs[0].Entries(), e)
+					}
+				})
 				if step%6 == 0 {
 					waitSwept(t, db)
 					evictAll(t, db)

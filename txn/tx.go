@@ -127,6 +127,7 @@ type state struct {
 	tables  []*recordcache.Table // written, each once
 	upkeep  *upkeep              // of indexes; nil before the first write of an indexed table
 	noWait  bool                 // statements return ErrWait instead of waiting for another transaction
+	waited  time.Duration        // by the statement under way, for other transactions
 
 	cursors []*Cursor // open
 	reads   readSet   // of a serializable transaction
@@ -317,6 +318,12 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 	if err := tx.enterWrite(t); err != nil {
 		return err
 	}
+	tx.waited = 0
+	return tx.change(t, m, key, value)
+}
+
+// change is write, or one of several attempts at it, once enterWrite has succeeded.
+func (tx *Tx) change(t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
@@ -388,7 +395,7 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 				return nil, err
 			}
 			if s == nil {
-				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.upkeep.limit(tx.patience)}
+				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.patience, slept: tx.waited}
 				if tx.iso == ReadCommitted {
 					s.snapshot = base.MaxTS
 				}
@@ -406,6 +413,9 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 			mgr.waits.leave(s, nil, 0)
 			mgr.Counters.refused(err)
 			return nil, err
+		}
+		if s != nil {
+			tx.waited = s.slept
 		}
 		tx.renew()
 		if tx.overtaken(t, m) {

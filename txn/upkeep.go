@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
@@ -19,10 +18,7 @@ type upkeep struct {
 	key     []byte // of the row
 	old     []byte // its value before the statement
 	changes []change
-	// waits is when the waits of the statement under way end that have a limit; zero
-	// before the first.
-	waits time.Time
-	busy  bool // a statement is under way
+	busy    bool // a statement is under way
 
 	// Of the call of a function under way.
 	into *entrySet // nil: none is
@@ -191,23 +187,10 @@ func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone, 
 // underWay reports whether a statement on an indexed table is under way.
 func (u *upkeep) underWay() bool { return u != nil && u.busy }
 
-// limit returns how long the statement may wait for another transaction, of a limit
-// that counts all its waits together, though each record has a waiter of its own.
-func (u *upkeep) limit(patience time.Duration) time.Duration {
-	switch {
-	case !u.underWay() || patience <= 0:
-		return patience
-	case u.waits.IsZero():
-		u.waits = time.Now().Add(patience) //nolint:forbidigo // only of who is about to sleep
-		return patience
-	}
-	return max(1, time.Until(u.waits)) // 0 is no limit
-}
-
 // forget lets go of what belongs to a statement, and of memory that it took more of
 // than is kept.
 func (u *upkeep) forget() {
-	u.key, u.waits, u.busy = nil, time.Time{}, false
+	u.key, u.busy = nil, false
 	if cap(u.old) > spareScratch {
 		u.old = nil
 	}
