@@ -55,6 +55,7 @@ func TestIndexReadFaultInCommit(t *testing.T) {
 	for _, threshold := range []int64{1, 1 << 30} {
 		t.Run(fmt.Sprint("threshold=", threshold), func(t *testing.T) {
 			b := openBroken(t, threshold)
+			b.f.once = true // the sweeper reads, too, and does not come back if it cannot
 			i := 0
 			b.reads("commit", func() error {
 				b.f.armed.Store(false)
@@ -101,7 +102,6 @@ func TestIndexReadFaultInCommit(t *testing.T) {
 // reads nothing; a check that cannot read says that, not that something is wrong.
 func TestIndexReadFaultInDDL(t *testing.T) {
 	b := openBroken(t, 1)
-	ghost := b.ghosts()
 	b.reads("create index", func() error {
 		_, err := b.db.CreateIndex(ctx, b.tb, "new", false, byWords)
 		b.f.armed.Store(false)
@@ -142,7 +142,5 @@ func TestIndexReadFaultInDDL(t *testing.T) {
 			return b.db.m.CheckIndex(ctx, ix, func(err error) { t.Errorf("found: %v", err) })
 		}, func() {})
 	}
-	b.reads("verify", func() error { return b.db.Verify(ctx) }, func() {})
-	rollback(t, ghost)
 	mustClose(t, b.db)
 }
