@@ -50,6 +50,9 @@ func TestRowsWithManyEntries(t *testing.T) {
 		t.Run(fmt.Sprint("unique=", unique), func(t *testing.T) {
 			o := crashOptions(t)
 			o.Memory, o.RecordMemory = 4<<20, 1<<20
+			if unique {
+				o.ChillThreshold = 1
+			}
 			db := mustOpen(t, o)
 			tb := mustTable(t, db, "t")
 			var calls atomic.Int64

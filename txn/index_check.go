@@ -108,18 +108,15 @@ func (c *indexCheck) note(entry, value []byte) {
 func (c *indexCheck) ofRow(tx *Tx, pk []byte, entries []buildEntry) error {
 	row, err := tx.Get(c.ix.Table(), pk)
 	gone := errors.Is(err, base.ErrNotFound)
-	switch {
-	case gone:
-	case err != nil || !c.ix.Attached():
+	if err != nil && !gone {
 		return err
-	case c.u.collect(c.ix, &c.set, pk, row) != nil:
-		return nil // rows reports it
 	}
+	known := !gone && c.ix.Attached() && c.u.collect(c.ix, &c.set, pk, row) == nil // or rows reports it
 	for _, e := range entries {
 		switch {
 		case gone:
 			c.report(badEntry(c.ix, c.entry(e), "is of a row that is not there"))
-		case !c.set.has(c.entry(e)):
+		case known && !c.set.has(c.entry(e)):
 			c.report(badEntry(c.ix, c.entry(e), fmt.Sprintf("is not one of its row, %x", pk[:min(len(pk), 64)])))
 		}
 	}
