@@ -110,8 +110,9 @@ type life struct {
 	tables  map[string]*Table
 	n       int
 	strange error
-	errs    []error          // of the disk
-	may     func(error) bool // says which errors are of the disk's making
+	errs    []error            // of the disk
+	may     func(error) bool   // says which errors are of the disk's making
+	index   func(*Table) error // makes an index of each new table, if not nil
 }
 
 func newLife(db *DB, o *oracle, seed uint64, may func(error) bool) *life {
@@ -162,6 +163,9 @@ func (l *life) create(name string) error {
 	l.decided(err, true)
 	if err == nil {
 		l.tables[name] = t
+	}
+	if err == nil && l.index != nil {
+		err = l.index(t)
 	}
 	return err
 }

@@ -55,6 +55,12 @@ func indexRow(ik, k, v []byte) string { return fmt.Sprintf("%q→%q=%q", ik, k, 
 // sees, in order.
 func indexOf(t tester, tx *Tx, tb *Table) (rows []string) {
 	t.Helper()
+	return indexBy(t, tx, tb, byWords)
+}
+
+// indexBy is indexOf of another function.
+func indexBy(t tester, tx *Tx, tb *Table, fn func(Row, func([]byte))) (rows []string) {
+	t.Helper()
 	type entry struct{ ik, k, v []byte }
 	var all []entry
 	for row, err := range tx.Scan(tb, Range{}) {
@@ -62,7 +68,7 @@ func indexOf(t tester, tx *Tx, tb *Table) (rows []string) {
 			t.Fatalf("scan: %v", err)
 		}
 		seen := map[string]bool{}
-		byWords(row, func(ik []byte) {
+		fn(row, func(ik []byte) {
 			if !seen[string(ik)] {
 				seen[string(ik)] = true
 				all = append(all, entry{bytes.Clone(ik), bytes.Clone(row.Key), bytes.Clone(row.Value)})
@@ -109,7 +115,13 @@ func scanned(t tester, tx *Tx, ix *Index, r Range) (rows []string) {
 // sameIndex compares an index with the rows that tx sees.
 func sameIndex(t tester, tx *Tx, ix *Index) {
 	t.Helper()
-	want, got := indexOf(t, tx, ix.Table()), scanned(t, tx, ix, Range{})
+	sameIndexBy(t, tx, ix, byWords)
+}
+
+// sameIndexBy is sameIndex of another function.
+func sameIndexBy(t tester, tx *Tx, ix *Index, fn func(Row, func([]byte))) {
+	t.Helper()
+	want, got := indexBy(t, tx, ix.Table(), fn), scanned(t, tx, ix, Range{})
 	if slices.Equal(got, want) {
 		return
 	}

@@ -55,10 +55,10 @@ func (c *checker) corrupt(p *part, off int64, format string, args ...any) {
 func (c *checker) header(p *part) segment.Header {
 	l := c.l
 	h, ok, err := p.file.ReadHeader()
-	if err != nil {
-		c.report(err)
-	}
 	switch {
+	case err != nil: // what it says is not known, and the blocks will tell
+		c.report(err)
+		h = segment.Header{Seq: p.seq, Incarnation: p.inc}
 	case !ok:
 		c.corrupt(p, 0, "no segment header of its own")
 		h = segment.Header{Seq: p.seq, Incarnation: p.inc}

@@ -78,8 +78,12 @@ func (c *checker) runFile(r *Run) error {
 	}
 	var err error
 	if s.f, err = c.s.o.FS.Open(s.path); err != nil {
-		if s.sure > 0 {
+		switch {
+		case s.sure == 0:
+		case oserror.IsNotExist(err):
 			c.corrupt(s.path, 0, "cannot be opened: %v", err)
+		default:
+			c.Report(fmt.Errorf("saker: open run: %w", err))
 		}
 		return nil
 	}

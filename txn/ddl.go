@@ -64,6 +64,7 @@ func (tx *Tx) Append(t *recordcache.Table, value []byte) ([]byte, error) {
 	if err := tx.enterWrite(t); err != nil {
 		return nil, err
 	}
+	tx.waited = 0
 	if len(value) > base.MaxValueSize {
 		return nil, base.ErrValueTooLarge
 	}
@@ -73,13 +74,14 @@ func (tx *Tx) Append(t *recordcache.Table, value []byte) ([]byte, error) {
 			return nil, fmt.Errorf("saker: append: %w", err)
 		}
 		key := binary.BigEndian.AppendUint64(nil, n)
-		err = tx.write(t, recordcache.ModeInsert, key, value)
+		err = tx.change(t, recordcache.ModeInsert, key, value)
 		if err == nil {
 			return key, nil
 		}
 		if err != base.ErrKeyExists { //nolint:errorlint // returned as it is by Write
 			return nil, err
 		}
+		tx.renew()
 	}
 }
 

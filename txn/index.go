@@ -319,9 +319,9 @@ func (tx *Tx) holderSeen(ix *recordcache.Index, entry []byte) (bool, error) {
 	return emits(ix, pk, row, entry)
 }
 
-// emits reports whether a row has the entry in ix.
+// emits reports whether a row has the entry in ix. It keeps no other entry of the row.
 func emits(ix *recordcache.Index, pk, row, entry []byte) (bool, error) {
-	u, s := newUpkeep(), entrySet{}
+	u, s := newUpkeep(), entrySet{only: entry}
 	if err := u.collect(ix, &s, pk, row); err != nil {
 		return false, err
 	}

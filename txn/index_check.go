@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
@@ -50,46 +51,74 @@ type indexCheck struct {
 	u      *upkeep
 	set    entrySet
 	report func(error)
+
+	buf   []byte // of found: keys of entries and of their rows
+	found []buildEntry
 }
 
-// entries looks for the row of each entry, from a key on, and returns the last one
-// looked at, nil at the end.
+// entries looks for the rows of entries, from a key on, and returns the last one
+// looked at, nil at the end. It takes them row by row: a row with many of them would
+// go through the index's function once for each.
 func (c *indexCheck) entries(tx *Tx, from []byte) (last []byte, err error) {
+	c.buf, c.found = c.buf[:0], c.found[:0]
 	n := 0
-	for e, err := range tx.Scan(c.ix.Entries(), Range{From: from, Limit: checkRows}) {
+	for e, err := range tx.Scan(c.ix.Entries(), Range{From: from}) {
 		if err != nil {
 			return nil, err
 		}
-		if err := c.entry(tx, e.Key, e.Value); err != nil {
+		c.note(e.Key, e.Value)
+		if n++; n == checkRows || len(c.buf) > buildBytes {
+			last = bytes.Clone(e.Key)
+			break
+		}
+	}
+	slices.SortStableFunc(c.found, func(x, y buildEntry) int { return bytes.Compare(c.row(x), c.row(y)) })
+	for len(c.found) > 0 {
+		pk, n := c.row(c.found[0]), 1
+		for n < len(c.found) && bytes.Equal(c.row(c.found[n]), pk) {
+			n++
+		}
+		if err := c.ofRow(tx, pk, c.found[:n]); err != nil {
 			return nil, err
 		}
-		if n++; n == checkRows {
-			last = bytes.Clone(e.Key)
-		}
+		c.found = c.found[n:]
 	}
 	return last, nil
 }
 
-func (c *indexCheck) entry(tx *Tx, entry, value []byte) error {
+func (c *indexCheck) entry(e buildEntry) []byte { return c.buf[e.from:e.mid] }
+func (c *indexCheck) row(e buildEntry) []byte   { return c.buf[e.mid:e.to] }
+
+// note keeps an entry that can be taken apart.
+func (c *indexCheck) note(entry, value []byte) {
 	_, pk, ok := base.CutIndexKey(nil, entry)
 	if c.ix.Unique() && ok {
 		ok, pk = len(pk) == 0, value
 	}
 	if !ok || len(pk) == 0 {
 		c.report(badEntry(c.ix, entry, "is none"))
-		return nil
+		return
 	}
+	from := len(c.buf)
+	c.buf = append(append(c.buf, entry...), pk...)
+	c.found = append(c.found, buildEntry{from, from + len(entry), len(c.buf)})
+}
+
+// ofRow checks entries of one row.
+func (c *indexCheck) ofRow(tx *Tx, pk []byte, entries []buildEntry) error {
 	row, err := tx.Get(c.ix.Table(), pk)
-	if errors.Is(err, base.ErrNotFound) {
-		c.report(badEntry(c.ix, entry, "is of a row that is not there"))
-		return nil
-	}
-	if err != nil || !c.ix.Attached() {
+	gone := errors.Is(err, base.ErrNotFound)
+	if err != nil && !gone {
 		return err
 	}
-	// If the function fails, rows reports it.
-	if c.u.collect(c.ix, &c.set, pk, row) == nil && !c.set.has(entry) {
-		c.report(badEntry(c.ix, entry, fmt.Sprintf("is not one of its row, %x", pk[:min(len(pk), 64)])))
+	known := !gone && c.ix.Attached() && c.u.collect(c.ix, &c.set, pk, row) == nil // or rows reports it
+	for _, e := range entries {
+		switch {
+		case gone:
+			c.report(badEntry(c.ix, c.entry(e), "is of a row that is not there"))
+		case known && !c.set.has(c.entry(e)):
+			c.report(badEntry(c.ix, c.entry(e), fmt.Sprintf("is not one of its row, %x", pk[:min(len(pk), 64)])))
+		}
 	}
 	return nil
 }
@@ -101,7 +130,7 @@ func (c *indexCheck) rows(tx *Tx, from []byte) (last []byte, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := c.row(tx, row); err != nil {
+		if err := c.rowEntries(tx, row); err != nil {
 			return nil, err
 		}
 		if n++; n == checkRows {
@@ -111,7 +140,7 @@ func (c *indexCheck) rows(tx *Tx, from []byte) (last []byte, err error) {
 	return last, nil
 }
 
-func (c *indexCheck) row(tx *Tx, row Row) error {
+func (c *indexCheck) rowEntries(tx *Tx, row Row) error {
 	if err := c.u.collect(c.ix, &c.set, row.Key, row.Value); err != nil {
 		c.report(fmt.Errorf("saker: check of row %x: %w", row.Key[:min(len(row.Key), 64)], err))
 		return nil

@@ -127,6 +127,7 @@ type state struct {
 	tables  []*recordcache.Table // written, each once
 	upkeep  *upkeep              // of indexes; nil before the first write of an indexed table
 	noWait  bool                 // statements return ErrWait instead of waiting for another transaction
+	waited  time.Duration        // by the statement under way, for other transactions
 
 	cursors []*Cursor // open
 	reads   readSet   // of a serializable transaction
@@ -240,7 +241,7 @@ func (tx *Tx) AppendGet(dst []byte, t *recordcache.Table, key []byte) ([]byte, e
 // GetForUpdate locks the record, present or absent, against writers until the
 // transaction ends, and returns its value. ErrNotFound if it is absent; the
 // lock is held all the same. ErrConflict, ErrDeadlock. If the value cannot be read
-// from disk there is no lock, but at ReadCommitted, where it is read after it.
+// from disk there is no lock.
 func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
@@ -252,21 +253,26 @@ func (tx *Tx) GetForUpdate(t *recordcache.Table, key []byte) ([]byte, error) {
 	}
 	var val []byte
 	var found bool
-	var err error
-	if tx.iso != ReadCommitted { // the lock does not change what the snapshot has
+	read := func() (err error) {
 		if val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key); err != nil {
-			return nil, fmt.Errorf("saker: get: %w", err)
+			return fmt.Errorf("saker: get: %w", err)
 		}
+		return nil
 	}
-	if err := tx.write(t, recordcache.ModeLock, key, nil); err != nil {
-		return nil, err
-	}
-	if tx.iso == ReadCommitted {
-		val, found, err = t.Get(&tx.w.Reader, &tx.sc, nil, key)
+	var err error
+	if tx.iso == ReadCommitted { // what to read shows when the record is locked
+		err = tx.atomically(func() error {
+			if err := tx.write(t, recordcache.ModeLock, key, nil); err != nil {
+				return err
+			}
+			return read()
+		})
+	} else if err = read(); err == nil { // the lock does not change what the snapshot has
+		err = tx.write(t, recordcache.ModeLock, key, nil)
 	}
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("saker: get: %w", err)
+		return nil, err
 	case !found:
 		return nil, base.ErrNotFound
 	case val == nil:
@@ -312,6 +318,12 @@ func (tx *Tx) write(t *recordcache.Table, m recordcache.Mode, key, value []byte)
 	if err := tx.enterWrite(t); err != nil {
 		return err
 	}
+	tx.waited = 0
+	return tx.change(t, m, key, value)
+}
+
+// change is write, or one of several attempts at it, once enterWrite has succeeded.
+func (tx *Tx) change(t *recordcache.Table, m recordcache.Mode, key, value []byte) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
@@ -383,7 +395,7 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 				return nil, err
 			}
 			if s == nil {
-				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.upkeep.limit(tx.patience)}
+				s = &waiter{me: tx.out.ID, rec: record{t.ID, string(key)}, snapshot: tx.w.Snapshot, limit: tx.patience, slept: tx.waited}
 				if tx.iso == ReadCommitted {
 					s.snapshot = base.MaxTS
 				}
@@ -401,6 +413,9 @@ func (tx *Tx) insist(t *recordcache.Table, m recordcache.Mode, key, value []byte
 			mgr.waits.leave(s, nil, 0)
 			mgr.Counters.refused(err)
 			return nil, err
+		}
+		if s != nil {
+			tx.waited = s.slept
 		}
 		tx.renew()
 		if tx.overtaken(t, m) {

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
+	"unsafe"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
@@ -19,10 +19,7 @@ type upkeep struct {
 	key     []byte // of the row
 	old     []byte // its value before the statement
 	changes []change
-	// waits is when the waits of the statement under way end that have a limit; zero
-	// before the first.
-	waits time.Time
-	busy  bool // a statement is under way
+	busy    bool // a statement is under way
 
 	// Of the call of a function under way.
 	into *entrySet // nil: none is
@@ -42,11 +39,14 @@ type entrySet struct {
 	buf []byte
 	at  []entryKey // sorted, each once, when collected
 	err error
+	// only, if not nil, is the one entry that is wanted.
+	only []byte
 }
 
-type entryKey struct{ from, to int }
+type entryKey struct{ from, to uint32 }
 
 // maxEntries bounds the entries of one row in one index, by the bytes of their keys.
+// With 20 bytes each a set takes 1.7 MiB then, with the fewest possible 6 MiB.
 const maxEntries = 1 << 20
 
 func (s *entrySet) get(i int) []byte { return s.buf[s.at[i].from:s.at[i].to:s.at[i].to] }
@@ -60,11 +60,11 @@ func (s *entrySet) has(entry []byte) bool {
 }
 
 func (s *entrySet) reset() {
-	if cap(s.buf) > spareScratch {
-		s.buf, s.at = nil, nil
-	}
 	s.buf, s.at, s.err = s.buf[:0], s.at[:0], nil
 }
+
+// size returns the bytes that the set takes.
+func (s *entrySet) size() int { return cap(s.buf) + cap(s.at)*int(unsafe.Sizeof(entryKey{})) }
 
 func newUpkeep() *upkeep {
 	u := &upkeep{}
@@ -93,7 +93,11 @@ func (u *upkeep) add(indexKey []byte) {
 	case len(s.buf) > maxEntries:
 		s.err = fmt.Errorf("saker: index %q: more than %d bytes of entries of one row: %w", u.ix.Name(), maxEntries, base.ErrKeyTooLarge)
 	}
-	s.at = append(s.at, entryKey{from, len(s.buf)})
+	if s.only != nil && !bytes.Equal(s.buf[from:], s.only) {
+		s.buf = s.buf[:from]
+		return
+	}
+	s.at = append(s.at, entryKey{uint32(from), uint32(len(s.buf))})
 }
 
 // collect asks the function of ix for the entries of a row. ErrKeyTooLarge,
@@ -191,28 +195,25 @@ func (u *upkeep) plan(set []*recordcache.Index, key, value []byte, found, gone, 
 // underWay reports whether a statement on an indexed table is under way.
 func (u *upkeep) underWay() bool { return u != nil && u.busy }
 
-// limit returns how long the statement may wait for another transaction, of a limit
-// that counts all its waits together, though each record has a waiter of its own.
-func (u *upkeep) limit(patience time.Duration) time.Duration {
-	switch {
-	case !u.underWay() || patience <= 0:
-		return patience
-	case u.waits.IsZero():
-		u.waits = time.Now().Add(patience) //nolint:forbidigo // only of who is about to sleep
-		return patience
+// size returns the bytes that are kept.
+func (u *upkeep) size() int {
+	n := cap(u.old) + cap(u.changes)*int(unsafe.Sizeof(change{}))
+	for _, c := range u.changes[:cap(u.changes)] {
+		n += c.old.size() + c.now.size()
 	}
-	return max(1, time.Until(u.waits)) // 0 is no limit
+	return n
 }
 
-// forget lets go of what belongs to a statement, and of memory that it took more of
-// than is kept.
+// forget lets go of what belongs to a statement, and of all memory if that is more,
+// of all indexes together, than is kept.
 func (u *upkeep) forget() {
-	u.key, u.waits, u.busy = nil, time.Time{}, false
-	if cap(u.old) > spareScratch {
-		u.old = nil
+	u.key, u.busy = nil, false
+	all := u.changes[:cap(u.changes)]
+	if u.size() > spareScratch {
+		u.old, u.changes, all = nil, nil, nil
 	}
-	for i := range u.changes {
-		c := &u.changes[i]
+	for i := range all {
+		c := &all[i]
 		c.ix = nil
 		c.old.reset()
 		c.now.reset()

@@ -75,11 +75,11 @@ type waiter struct {
 	// snapshot is what a version of the record must not be newer than, or the
 	// statement fails: ErrConflict. MaxTS if it goes on with any version.
 	snapshot base.CommitTS
-	// limit bounds its waits, all together; 0 is no bound, below 0 it never waits.
-	limit time.Duration
+	// limit bounds its sleeps, all together; 0 is no bound, below 0 it never waits.
+	// slept is how long it has slept already, if there is a bound.
+	limit, slept time.Duration
 
-	timer *time.Timer
-	wake  chan error // one message a sleep; nil until it waits
+	wake chan error // one message a sleep; nil until it waits
 
 	q          *queue // guarded by waits.mu, as what follows
 	prev, next *waiter
@@ -125,10 +125,13 @@ func (w *waits) wait(ctx context.Context, closing <-chan struct{}, s *waiter, o 
 	}
 	var expired <-chan time.Time
 	if s.limit > 0 {
-		if s.timer == nil {
-			s.timer = time.NewTimer(s.limit)
-		}
-		expired = s.timer.C
+		began := time.Now() //nolint:forbidigo // only of who is about to sleep
+		timer := time.NewTimer(s.limit - s.slept)
+		defer func() {
+			timer.Stop()
+			s.slept += time.Since(began)
+		}()
+		expired = timer.C
 	}
 	var err error
 	select {
@@ -276,9 +279,6 @@ func (w *waits) rouse(s *waiter, err error) {
 func (w *waits) leave(s *waiter, owner *versionchain.Outcome, epoch base.Epoch) {
 	if s == nil {
 		return
-	}
-	if s.timer != nil {
-		s.timer.Stop()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
