@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sakerdb/saker/recordcache"
 )
 
 // spaceStore is a store of rows that are updated for ever, and what it holds.
@@ -247,5 +249,61 @@ func TestOutcomesOfFramesThatStay(t *testing.T) {
 			gets(t, tx, tb, key(i), want)
 		}
 	})
+	mustClose(t, db)
+}
+
+// While a checkpoint runs the collector unlinks only, and leaves the survey to the end
+// of the checkpoint. Who waits at the gate goes on as soon as that is enough.
+//
+// The story: a pass beside a checkpoint put the next survey off until runs had grown by
+// another eighth. Rows that stay in memory go to runs with checkpoints alone, so that
+// moment came within a checkpoint, too; a new store was never surveyed, and had no
+// gate. Nor did it open the gate: writers there looked again when a second was over.
+func TestCollectorBesideCheckpoint(t *testing.T) {
+	o := memOptions()
+	o.RunSize = 64 << 10
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	write := func(n int) {
+		inUpdate(t, db, func(tx *Tx) {
+			for i := range 3000 {
+				put(t, tx, tb, fmt.Sprintf("k%05d", i), string(value(i+n, 60)))
+			}
+		})
+	}
+	write(0)
+	check(t, db.Checkpoint(ctx))
+	check(t, db.CollectSpace(ctx))
+	c := &db.collect
+	surveys := c.surveys.Load()
+	write(1)
+
+	check(t, db.ckpt.mu.lock(ctx)) // a checkpoint runs
+	once := db.space.RunBytes()
+	relieveAll(t, db, recordcache.Checkpoint)
+	c.due.Store(1)
+	c.hard.Store((once + db.space.RunBytes()) / 2)
+	gate := db.crowded()
+	if gate == nil {
+		t.Fatalf("no gate at %d bytes in runs that were %d", db.space.RunBytes(), once)
+	}
+	eventually(t, "who waits at the gate goes on", func() bool {
+		select {
+		case <-gate:
+			return true
+		default:
+			return false
+		}
+	})
+	if db.crowded() != nil {
+		t.Errorf("the gate was opened at %d bytes in runs, the limit is %d", db.space.RunBytes(), c.hard.Load())
+	}
+	if n := c.surveys.Load(); n != surveys {
+		t.Errorf("%d surveys while a checkpoint runs", n-surveys)
+	}
+	db.ckpt.mu.unlock()
+
+	check(t, db.Checkpoint(ctx))
+	eventually(t, "a survey after the checkpoint", func() bool { return c.surveys.Load() > surveys })
 	mustClose(t, db)
 }

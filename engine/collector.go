@@ -35,9 +35,9 @@ import (
 //     it together stay within the bound.
 //   - The bound: a survey is due when runs have grown by an eighth; first writes
 //     wait when they have grown by as much and beyond twice what is live (gate), until
-//     a batch has left less dead than three quarters of what is live. Writes of a
-//     transaction that has begun to write, commits, rollbacks and reads never wait
-//     for it.
+//     a batch has left less dead than three quarters of what is live, or a pass beside
+//     a checkpoint has unlinked enough. Writes of a transaction that has begun to
+//     write, commits, rollbacks and reads never wait for it.
 //   - Outcomes of decided owners stay in memory as long as a frame names them. When
 //     they take more than their share, a checkpoint forgets those that none names, and
 //     the smallest runs of the others are victims, however much of them is live:
@@ -52,6 +52,7 @@ type collector struct {
 	done   sync.WaitGroup
 
 	due, hard atomic.Int64 // bytes in runs: for the next survey, for the gate
+	beside    atomic.Int64 // bytes in runs above which a pass beside a checkpoint looks again
 	dueRows   atomic.Uint64
 	outcomes  atomic.Int64 // that a pass could not bring below their share
 
@@ -92,7 +93,9 @@ func (c *collector) start(db *DB) {
 				continue
 			}
 			// A failure is the store's, or goes with the next pass.
-			if done, err := c.besideCheckpoint(ctx, db); !done && err == nil {
+			if db.ckpt.mu.held() {
+				_ = c.besideCheckpoint(ctx, db)
+			} else {
 				_ = c.run(ctx, db)
 			}
 		}
@@ -125,6 +128,13 @@ func (c *collector) poke(db *DB) {
 	}
 }
 
+// pokeCollector is poke for a store that may be opening, or read-only.
+func (db *DB) pokeCollector() {
+	if db.collect.cancel != nil {
+		db.collect.poke(db)
+	}
+}
+
 // crowded returns nil if a first write may go on, or what to wait for.
 func (c *collector) crowded(db *DB) <-chan struct{} {
 	c.poke(db)
@@ -150,22 +160,20 @@ func (db *DB) crowded() <-chan struct{} {
 // open lets those at the gate go on and says when the next survey is due.
 // REQUIRES: c.mu is held.
 func (c *collector) open(db *DB) {
-	n := c.next(db)
-	c.gateMu.Lock()
-	defer c.gateMu.Unlock()
-	c.hard.Store(max(n+max(c.least, n/8), c.live.Load()*2))
-	close(c.gate)
-	c.gate = make(chan struct{})
-}
-
-// next says when the next survey is due, and returns the bytes in runs.
-// REQUIRES: c.mu is held.
-func (c *collector) next(db *DB) (n int64) {
-	n = db.space.RunBytes()
+	n := db.space.RunBytes()
 	c.due.Store(n + max(c.least/2, n/8))
 	c.outcomes.Store(db.cache.ManyOutcomes())
 	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, c.rows/8)))
-	return n
+	c.hard.Store(max(n+max(c.least, n/8), c.live.Load()*2))
+	c.wake()
+}
+
+// wake lets those at the gate look again.
+func (c *collector) wake() {
+	c.gateMu.Lock()
+	defer c.gateMu.Unlock()
+	close(c.gate)
+	c.gate = make(chan struct{})
 }
 
 // run is one pass: survey and batches, until little is dead or nothing helps.
@@ -215,28 +223,24 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 }
 
 // besideCheckpoint is a pass while a checkpoint runs: it unlinks only, since what the
-// checkpoint has yet to write whole would be rewritten for nothing. If that is not
-// enough for those at the gate, done is false, once the checkpoint has ended.
-func (c *collector) besideCheckpoint(ctx context.Context, db *DB) (done bool, err error) {
-	if !db.ckpt.mu.held() {
-		return false, nil
+// checkpoint has yet to write whole would be rewritten for nothing. The survey stays
+// due: the end of the checkpoint asks for it. Each time the checkpoint has written
+// about as much as a run holds, old runs may have lost their last frame.
+func (c *collector) besideCheckpoint(ctx context.Context, db *DB) error {
+	if db.space.RunBytes() <= c.beside.Load() {
+		return nil
 	}
 	if err := c.mu.lock(ctx); err != nil {
-		return false, err
+		return err
 	}
 	defer c.mu.unlock()
-	if err := c.unlink(db); err != nil {
-		return false, err
+	err := c.unlink(db)
+	n := db.space.RunBytes()
+	c.beside.Store(n + max(c.least/4, n/16))
+	if n <= c.hard.Load() {
+		c.wake()
 	}
-	if db.space.RunBytes() <= c.hard.Load() {
-		c.next(db)
-		return true, nil
-	}
-	if err := db.ckpt.mu.lock(ctx); err != nil {
-		return false, err
-	}
-	db.ckpt.mu.unlock()
-	return false, nil
+	return err
 }
 
 // gone counts the victims that nothing lists any more.
