@@ -135,9 +135,9 @@ var wholeStories = map[string]func(s *wholeLeaf) (after func()){
 		}
 		return stable
 	},
-	// The chilled version is clean, and stays because it is not the newest: its data
-	// is in the log, where a checkpoint does not look for what a frame holds.
-	"a clean chilled version is not at hand": func(s *wholeLeaf) func() {
+	// Once a frame holds it the page lets go of it: its data is in the log, where a
+	// checkpoint does not look for what is clean.
+	"a chilled version was written": func(s *wholeLeaf) func() {
 		chilled := s.begin()
 		for i := 30; i < 34; i++ {
 			key := fmt.Sprintf("k%02d", i)

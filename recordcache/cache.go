@@ -76,6 +76,7 @@ type Stats struct {
 	Splits           atomic.Uint64
 	Merges           atomic.Uint64
 	FramedRows       atomic.Uint64 // written to frames, those of merges included
+	WholeLeaves      atomic.Uint64 // written whole by checkpoints
 	CollectedBytes   atomic.Uint64 // of frames rewritten to collect space
 	ColdReads        atomic.Uint64
 	ColdHits         atomic.Uint64

@@ -391,6 +391,9 @@ func (l *Leaf) sealList(c *Cache, w *worker, kept, whole bool) error {
 	w.end(e)
 	l.setList(nl, c, l.partial || !kept)
 	l.mapped = true
+	if whole {
+		c.Stats.WholeLeaves.Add(1)
+	}
 	return nil
 }
 
