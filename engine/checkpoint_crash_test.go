@@ -49,6 +49,7 @@ func TestCrashAtEverySyncOfWholeLeaves(t *testing.T) {
 	o := calmOptions(&Options{FS: c.fs()})
 	w.db = mustOpen(t, o)
 	w.db.collect.least = 16 << 10
+	w.db.cache.AlwaysWhole.Store(true)
 	w.addTable()
 	opened, again, unlinked := 0, 0, uint64(0)
 	for range 120 * (*scale) {
@@ -75,6 +76,7 @@ func TestCrashOfWholeLeaves(t *testing.T) {
 	o := calmOptions(&Options{FS: fs})
 	db := mustOpen(t, o)
 	db.collect.least = 16 << 10
+	db.cache.AlwaysWhole.Store(true)
 	writers := newCrashWriters(t, db, seed)
 	c := newCrew()
 	defer c.stop()

@@ -352,7 +352,7 @@ func (l *Leaf) worthWhole(committed, unclean int) bool {
 		}
 		listed += rows
 	}
-	return listed*4 > committed*5
+	return listed*4 > committed*5 || l.table.cache.AlwaysWhole.Load()
 }
 
 // sealList writes one frame per owner and lists them before the older ones or, with
