@@ -169,6 +169,9 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 // for (M1). REQUIRES: l.mu is held; room was reserved.
 func (l *Leaf) pay(c *Cache, w *worker, rq *Request, rep *Report) (merge bool, err error) {
 	price := w.price()
+	if rep.whole {
+		price = max(0, price-listCost(l.list.frames)) // which go
+	}
 	charged := c.arena.Charge(price)
 	if !charged && !l.pays(price) {
 		for i := range w.owners {
