@@ -3,6 +3,8 @@ package engine
 import (
 	"math/rand/v2"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // Crashes while checkpoints write leaves whole: their lists have one frame then, and
@@ -33,10 +35,10 @@ func (w *crashWriter) calmStep() {
 	}
 }
 
-func calmOptions(o *Options) *Options {
-	p := memOptions()
-	p.FS, p.LogSegmentSize, p.RunSize, p.ChillThreshold = o.FS, 64<<10, 64<<10, 256<<10
-	return p
+func calmOptions(fs vfs.FS) *Options {
+	o := memOptions()
+	o.FS, o.LogSegmentSize, o.RunSize, o.ChillThreshold = fs, 64<<10, 64<<10, 256<<10
+	return o
 }
 
 // See TestCrashAtEverySync.
@@ -46,7 +48,7 @@ func TestCrashAtEverySyncOfWholeLeaves(t *testing.T) {
 	w := &crashWriter{id: 0, t: t, rng: rand.New(rand.NewPCG(seed, 4)), o: newOracle(), calm: true}
 	writers := []*crashWriter{w}
 	c := newCrashes(mem, seed, *everySync, writers)
-	o := calmOptions(&Options{FS: c.fs()})
+	o := calmOptions(c.fs())
 	w.db = mustOpen(t, o)
 	w.db.collect.least = 16 << 10
 	w.db.cache.AlwaysWhole.Store(true)
@@ -73,7 +75,7 @@ func TestCrashAtEverySyncOfWholeLeaves(t *testing.T) {
 func TestCrashOfWholeLeaves(t *testing.T) {
 	seed := max(*crashSeed, 1)
 	fs := newCrashFS(t)
-	o := calmOptions(&Options{FS: fs})
+	o := calmOptions(fs)
 	db := mustOpen(t, o)
 	db.collect.least = 16 << 10
 	db.cache.AlwaysWhole.Store(true)
