@@ -81,7 +81,9 @@ func (c *checkpointer) run(ctx context.Context, db *DB) error {
 	start := time.Now()
 	err := c.checkpoint(ctx, db)
 	c.mu.unlock()
-	db.pokeCollector() // which does no more than unlink while a checkpoint runs
+	if c := &db.collect; c.surveys.Load() == 0 || db.space.RunBytes() > c.hard.Load() {
+		db.pokeCollector() // it did no more than unlink while the checkpoint ran
+	}
 	db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
 	return err
 }
@@ -119,6 +121,7 @@ func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	db.m.Checkpointed(pos)
 	db.m.Forget(retired)
 	db.m.Relaxed()
+	db.pokeCollector()
 	if err := db.forgetOwners(ctx); err != nil {
 		return err
 	}

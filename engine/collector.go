@@ -161,11 +161,16 @@ func (db *DB) crowded() <-chan struct{} {
 // REQUIRES: c.mu is held.
 func (c *collector) open(db *DB) {
 	n := db.space.RunBytes()
+	c.next(db, n)
+	c.hard.Store(max(n+max(c.least, n/8), c.live.Load()*2))
+	c.wake()
+}
+
+// next says when the next survey is due, runs having n bytes. REQUIRES: c.mu is held.
+func (c *collector) next(db *DB, n int64) {
 	c.due.Store(n + max(c.least/2, n/8))
 	c.outcomes.Store(db.cache.ManyOutcomes())
 	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, c.rows/8)))
-	c.hard.Store(max(n+max(c.least, n/8), c.live.Load()*2))
-	c.wake()
 }
 
 // wake lets those at the gate look again.
@@ -223,9 +228,11 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 }
 
 // besideCheckpoint is a pass while a checkpoint runs: it unlinks only, since what the
-// checkpoint has yet to write whole would be rewritten for nothing. The survey stays
-// due: the end of the checkpoint asks for it. Each time the checkpoint has written
-// about as much as a run holds, old runs may have lost their last frame.
+// checkpoint has yet to write whole would be rewritten for nothing. If that leaves less
+// than the gate asks for, the survey is put off; else, or if there has been none and so
+// there is no gate, it stays due, and the end of the checkpoint asks for it. Each time
+// the checkpoint has written about as much as a run holds, old runs may have lost their
+// last frame.
 func (c *collector) besideCheckpoint(ctx context.Context, db *DB) error {
 	if db.space.RunBytes() <= c.beside.Load() {
 		return nil
@@ -238,6 +245,9 @@ func (c *collector) besideCheckpoint(ctx context.Context, db *DB) error {
 	n := db.space.RunBytes()
 	c.beside.Store(n + max(c.least/4, n/16))
 	if n <= c.hard.Load() {
+		if c.surveys.Load() > 0 {
+			c.next(db, n)
+		}
 		c.wake()
 	}
 	return err
