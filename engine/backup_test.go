@@ -317,12 +317,23 @@ func wantLoad(t *testing.T, tx *Tx, tb *Table, lo, hi []int64) {
 // Backups during the random work of TestCrash, against its oracle.
 func TestBackupOracle(t *testing.T) {
 	fs := newCrashFS(t)
-	o := crashLifeOptions(fs)
+	backupOracle(t, fs, crashLifeOptions(fs), false)
+}
+
+// The same while checkpoints write leaves whole, and old runs go in the midst of them.
+func TestBackupOfWholeLeaves(t *testing.T) {
+	fs := newCrashFS(t)
+	backupOracle(t, fs, calmOptions(fs), true)
+}
+
+func backupOracle(t *testing.T, fs *vfs.MemFS, o *Options, calm bool) {
 	db := mustOpen(t, o)
+	db.cache.AlwaysWhole.Store(calm)
 	writers := newCrashWriters(t, db, 7)
 	c := newCrew()
 	defer c.stop() // whatever the test comes to
 	for _, w := range writers {
+		w.calm, w.bulk = calm, w.bulk && !calm
 		c.repeat(func(int) { w.step() })
 	}
 	rng := rand.New(rand.NewPCG(7, 99))
@@ -332,6 +343,10 @@ func TestBackupOracle(t *testing.T) {
 		for _, w := range writers {
 			acked, _, _ := w.o.span()
 			lo = append(lo, acked)
+		}
+		if calm {
+			n := db.cache.Stats.WholeLeaves.Load()
+			eventually(t, "a leaf written whole", func() bool { return db.cache.Stats.WholeLeaves.Load() > n })
 		}
 		check(t, db.Backup(ctx, dir))
 		// Nothing of it may get lost in a crash now.

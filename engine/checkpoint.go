@@ -81,6 +81,9 @@ func (c *checkpointer) run(ctx context.Context, db *DB) error {
 	start := time.Now()
 	err := c.checkpoint(ctx, db)
 	c.mu.unlock()
+	if c := &db.collect; c.surveys.Load() == 0 || db.space.RunBytes() > c.hard.Load() {
+		db.pokeCollector() // it did no more than unlink while the checkpoint ran
+	}
 	db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
 	return err
 }
@@ -95,12 +98,8 @@ func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	pos, clock := db.m.Published()
 	retired := db.m.TakeRetired()
 	// What it writes whole supersedes old runs, which can go meanwhile.
-	step := func() {
-		if db.collect.cancel != nil {
-			db.collect.poke(db)
-		}
-	}
-	if err := db.cache.CheckpointLeaves(ctx, db.snaps.Horizon, step); err != nil {
+	db.collect.beside.Store(0)
+	if err := db.cache.CheckpointLeaves(ctx, db.snaps.Horizon, db.pokeCollector); err != nil {
 		db.m.ReturnRetired(retired)
 		return err
 	}
@@ -122,9 +121,7 @@ func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	db.m.Checkpointed(pos)
 	db.m.Forget(retired)
 	db.m.Relaxed()
-	if db.collect.cancel != nil {
-		db.collect.poke(db)
-	}
+	db.pokeCollector()
 	if err := db.forgetOwners(ctx); err != nil {
 		return err
 	}

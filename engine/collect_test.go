@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sakerdb/saker/recordcache"
 )
 
 // spaceStore is a store of rows that are updated for ever, and what it holds.
@@ -247,5 +249,83 @@ func TestOutcomesOfFramesThatStay(t *testing.T) {
 			gets(t, tx, tb, key(i), want)
 		}
 	})
+	mustClose(t, db)
+}
+
+// besideStore is a store of rows in memory, where tests say when a checkpoint runs.
+func besideStore(t *testing.T) (db *DB, write func(n int)) {
+	t.Helper()
+	o := memOptions()
+	o.RunSize = 64 << 10
+	db = mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	return db, func(n int) {
+		inUpdate(t, db, func(tx *Tx) {
+			for i := range 3000 {
+				put(t, tx, tb, fmt.Sprintf("k%05d", i), string(value(i+n, 60)))
+			}
+		})
+	}
+}
+
+// While a checkpoint runs the collector unlinks only. Who waits at the gate goes on as
+// soon as that is enough: the gate was not opened, and writers there looked again when
+// a second was over.
+func TestGateOpensBesideCheckpoint(t *testing.T) {
+	db, write := besideStore(t)
+	c := &db.collect
+	check(t, db.ckpt.mu.lock(ctx)) // a checkpoint runs
+	write(0)
+	relieveAll(t, db, recordcache.Checkpoint)
+	write(1)
+	check(t, c.mu.lock(ctx)) // no pass for now
+	once := db.space.RunBytes()
+	relieveAll(t, db, recordcache.Checkpoint)
+	c.hard.Store((once + db.space.RunBytes()) / 2)
+	c.beside.Store(0)
+	gate := db.crowded()
+	c.mu.unlock()
+	if gate == nil {
+		t.Fatalf("no gate at %d bytes in runs that were %d", db.space.RunBytes(), once)
+	}
+	eventually(t, "who waits at the gate goes on", func() bool {
+		select {
+		case <-gate:
+			return true
+		default:
+			return false
+		}
+	})
+	if db.crowded() != nil {
+		t.Errorf("the gate was opened at %d bytes in runs, the limit is %d", db.space.RunBytes(), c.hard.Load())
+	}
+	if n := c.surveys.Load(); n > 0 {
+		t.Errorf("%d surveys while a checkpoint runs", n)
+	}
+	db.ckpt.mu.unlock()
+	mustClose(t, db)
+}
+
+// A new store is surveyed at the end of a checkpoint at the latest.
+//
+// The story: a pass beside a checkpoint put the survey off until runs had grown by
+// another part. Rows that stay in memory go to runs with checkpoints alone, so that
+// moment came within a checkpoint, too: there was never a survey, and no gate.
+func TestFirstSurveyAfterCheckpoint(t *testing.T) {
+	db, write := besideStore(t)
+	c := &db.collect
+	write(0)
+	check(t, db.ckpt.mu.lock(ctx)) // a checkpoint runs
+	relieveAll(t, db, recordcache.Checkpoint)
+	check(t, c.besideCheckpoint(ctx, db))
+	if c.surveys.Load() > 0 || !c.isDue(db) {
+		t.Errorf("%d surveys while a checkpoint runs; one is due: %v", c.surveys.Load(), c.isDue(db))
+	}
+	db.ckpt.mu.unlock()
+	check(t, db.Checkpoint(ctx))
+	eventually(t, "a survey after the checkpoint", func() bool { return c.surveys.Load() > 0 })
+	if c.live.Load() == 0 {
+		t.Error("it has found nothing live")
+	}
 	mustClose(t, db)
 }

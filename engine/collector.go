@@ -37,9 +37,9 @@ import (
 //   - The bound: a survey is due when runs have grown by a sixteenth. Beyond that, and
 //     seven quarters of what is live, first writes wait at the gate, which rises as a
 //     pass gets on: runs reach twice the live bytes, old and new copies included, only
-//     when it has done its batch. So nobody is stopped for as long as a pass takes, and nobody
-//     outruns it. Writes of a transaction that has begun to write, commits, rollbacks
-//     and reads never wait for it.
+//     when it has done its batch. So nobody is stopped for as long as a pass takes, and
+//     nobody outruns it. Writes of a transaction that has begun to write, commits,
+//     rollbacks and reads never wait for it.
 //   - Outcomes of decided owners stay in memory as long as a frame names them. When
 //     they take more than their share, a checkpoint forgets those that none names, and
 //     the smallest runs of the others are victims, however much of them is live:
@@ -55,6 +55,7 @@ type collector struct {
 
 	due, hard atomic.Int64 // bytes in runs: for the next survey, for the gate
 	soft      int64        // hard between passes; guarded by mu
+	beside    atomic.Int64 // bytes in runs above which a pass beside a checkpoint looks again
 	dueRows   atomic.Uint64
 	outcomes  atomic.Int64 // that a pass could not bring below their share
 
@@ -103,7 +104,9 @@ func (c *collector) start(db *DB) {
 				continue
 			}
 			// A failure is the store's, or goes with the next pass.
-			if done, err := c.besideCheckpoint(ctx, db); !done && err == nil {
+			if db.ckpt.mu.held() {
+				_ = c.besideCheckpoint(ctx, db)
+			} else {
 				_ = c.run(ctx, db)
 			}
 		}
@@ -138,6 +141,13 @@ func (c *collector) poke(db *DB) {
 	}
 }
 
+// pokeCollector is poke for a store that may be opening, or read-only.
+func (db *DB) pokeCollector() {
+	if db.collect.cancel != nil {
+		db.collect.poke(db)
+	}
+}
+
 // crowded returns nil if a first write may go on, or what to wait for.
 func (c *collector) crowded(db *DB) <-chan struct{} {
 	c.poke(db)
@@ -164,7 +174,8 @@ func (db *DB) crowded() <-chan struct{} {
 // open lets those at the gate go on and says when the next survey is due.
 // REQUIRES: c.mu is held.
 func (c *collector) open(db *DB) {
-	n := c.next(db)
+	n := db.space.RunBytes()
+	c.next(db, n)
 	c.soft = max(n+max(c.least, n/batchFraction), softLimit(c.live.Load()))
 	c.setGate(db, c.soft)
 }
@@ -201,14 +212,11 @@ func (c *collector) raise(db *DB, p pace, done float64) {
 	}
 }
 
-// next says when the next survey is due, and returns the bytes in runs.
-// REQUIRES: c.mu is held.
-func (c *collector) next(db *DB) (n int64) {
-	n = db.space.RunBytes()
+// next says when the next survey is due, runs having n bytes. REQUIRES: c.mu is held.
+func (c *collector) next(db *DB, n int64) {
 	c.due.Store(n + max(c.least/2, n/batchFraction))
 	c.outcomes.Store(db.cache.ManyOutcomes())
 	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, c.rows/8)))
-	return n
 }
 
 // run is one pass: survey and batches, until little is dead or nothing helps.
@@ -259,30 +267,29 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 }
 
 // besideCheckpoint is a pass while a checkpoint runs: it unlinks only, since what the
-// checkpoint has yet to write whole would be rewritten for nothing. If that is not
-// enough for those at the gate, done is false, once the checkpoint has ended.
-func (c *collector) besideCheckpoint(ctx context.Context, db *DB) (done bool, err error) {
-	if !db.ckpt.mu.held() {
-		return false, nil
+// checkpoint has yet to write whole would be rewritten for nothing. If that leaves less
+// than the gate asks for, the survey is put off; else, or if there has been none, it
+// stays due, and the end of the checkpoint asks for it. Meanwhile the gate stands higher,
+// half the way to the hard limit. Each time
+// the checkpoint has written about as much as a run holds, old runs may have lost their
+// last frame.
+func (c *collector) besideCheckpoint(ctx context.Context, db *DB) error {
+	if db.space.RunBytes() <= c.beside.Load() {
+		return nil
 	}
 	if err := c.mu.lock(ctx); err != nil {
-		return false, err
+		return err
 	}
 	defer c.mu.unlock()
-	if err := c.unlink(db); err != nil {
-		return false, err
-	}
+	err := c.unlink(db)
+	n := db.space.RunBytes()
+	c.beside.Store(n + max(c.least/4, n/batchFraction))
 	live := c.live.Load()
 	c.setGate(db, max(c.hard.Load(), (softLimit(live)+hardLimit(live))/2))
-	if db.space.RunBytes() <= c.hard.Load() {
-		c.next(db)
-		return true, nil
+	if n <= c.hard.Load() && c.surveys.Load() > 0 {
+		c.next(db, n)
 	}
-	if err := db.ckpt.mu.lock(ctx); err != nil {
-		return false, err
-	}
-	db.ckpt.mu.unlock()
-	return false, nil
+	return err
 }
 
 // gone counts the victims that nothing lists any more.

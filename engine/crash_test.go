@@ -153,7 +153,8 @@ type crashWriter struct {
 	tables []*Table
 	n      int
 	bulk   bool
-	few    int // rows of bulk transactions, if not 12000
+	few    int  // rows of bulk transactions, if not 12000
+	calm   bool // rows stay in memory, and checkpoints come often
 }
 
 // newCrashWriters returns three writers, one of which does bulk transactions too.
@@ -266,6 +267,9 @@ func (w *crashWriter) transaction(rows, size int) {
 
 // disturb does to the rows of running transactions what low memory would.
 func (w *crashWriter) disturb() {
+	if w.calm && w.rng.IntN(200) > 0 {
+		return
+	}
 	switch w.rng.IntN(12) {
 	case 0, 1:
 		chillAll(w.t, w.db)
@@ -288,6 +292,10 @@ func (w *crashWriter) bulkRows() int {
 
 func (w *crashWriter) step() {
 	w.n++
+	if w.calm {
+		w.calmStep()
+		return
+	}
 	switch r := w.rng.IntN(24); {
 	case r == 0 && len(w.tables) < 3:
 		w.addTable()

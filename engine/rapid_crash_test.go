@@ -43,6 +43,7 @@ func (m *machine) open(s int) {
 	}
 	st.db = db
 	db.m.ReadSpans = st.spans
+	db.cache.AlwaysWhole.Store(st.whole)
 	checkStore(m.t, db)
 }
 

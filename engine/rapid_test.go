@@ -25,7 +25,8 @@ type mstore struct {
 	o     *Options
 	fs    *vfs.MemFS
 	db    *DB
-	spans int // of read sets, if not as many as usual
+	spans int  // of read sets, if not as many as usual
+	whole bool // checkpoints write all leaves whole that may be
 }
 
 type machine struct {
@@ -287,7 +288,7 @@ var ops = []string{
 	"begin", "write", "write", "write", "write", "write", "write", "write", "get", "get", "get", "scan", "scan", "cursor", "move", "move",
 	"move", "fill", "append", "savepoint", "savepoint", "rollbackto", "rollbackto", "release", "commit", "rollback", "done",
 	"client", "client", "client", "client", "client", "maintain", "maintain", "maintain", "maintain", "maintain", "pressure", "pressure",
-	"checkpoint", "sync", "verify", "tables", "snapshots", "snapshots", "crash",
+	"checkpoint", "checkpoint", "sync", "verify", "tables", "snapshots", "snapshots", "crash",
 	"indexes", "indexes", "scan index", "scan index", "scan index", "index cursor",
 }
 
@@ -443,6 +444,7 @@ func (m *machine) savepoints(x *mtx, op string) {
 func (m *machine) maintain(t *mtable) {
 	op := rapid.SampledFrom([]string{
 		"prune", "backlog", "all", "chill", "chill", "collapse", "evict", "merge", "sweep", "unburden", "give up", "reopen",
+		"checkpoint",
 	}).Draw(m.t, "maintain")
 	only := rapid.IntRange(-1, len(m.stores)-1).Draw(m.t, "where")
 	switch {
@@ -467,6 +469,10 @@ func (m *machine) maintain(t *mtable) {
 			return
 		}
 		switch op {
+		case "checkpoint":
+			if err := db.Checkpoint(ctx); err != nil {
+				m.fatalf(s, "checkpoint: %v", err)
+			}
 		case "sweep":
 			waitSwept(m.t, db)
 		case "unburden", "give up":
@@ -507,7 +513,7 @@ func machineStores(t tester) []*mstore {
 	stores := []*mstore{
 		{name: "tiny", o: tiny, spans: 2},
 		{name: "chilling", o: small},
-		{name: "roomy", o: &Options{Memory: 32 << 20, LogSegmentSize: 1 << 20}},
+		{name: "roomy", o: &Options{Memory: 32 << 20, LogSegmentSize: 1 << 20}, whole: true},
 	}
 	for _, s := range stores {
 		s.fs = newCrashFS(t)
@@ -560,6 +566,7 @@ func (m *machine) finish() {
 	m.gc()
 	m.compare()
 	m.each(func(s int, db *DB) {
+		m.tally["leaves written whole"] += int(db.cache.Stats.WholeLeaves.Load())
 		mustClose(m.t, db)
 		m.open(s)
 	})

@@ -76,6 +76,7 @@ type Stats struct {
 	Splits           atomic.Uint64
 	Merges           atomic.Uint64
 	FramedRows       atomic.Uint64 // written to frames, those of merges included
+	WholeLeaves      atomic.Uint64 // written whole by checkpoints
 	CollectedBytes   atomic.Uint64 // of frames rewritten to collect space
 	ColdReads        atomic.Uint64
 	ColdHits         atomic.Uint64
@@ -100,8 +101,11 @@ type Cache struct {
 	// BeforeBacklog, if not nil, is called by BacklogOwner with the low fence of each
 	// leaf before its turn: tests hold the work back while the walk goes on.
 	BeforeBacklog func(low []byte)
-	shortMu       sync.Mutex // held, over I/O, by whoever makes a list in the map shorter
-	Stats         Stats
+	// AlwaysWhole, if set, makes checkpoints write every leaf whole that may be (P9),
+	// worth it or not: tests have small leaves.
+	AlwaysWhole atomic.Bool
+	shortMu     sync.Mutex // held, over I/O, by whoever makes a list in the map shorter
+	Stats       Stats
 
 	mu       sync.RWMutex // guards tables and owners
 	tables   map[base.TableID]*Table

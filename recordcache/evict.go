@@ -169,6 +169,9 @@ func (l *Leaf) relieve(c *Cache, w *worker, rq *Request, rep *Report) (merge boo
 // for (M1). REQUIRES: l.mu is held; room was reserved.
 func (l *Leaf) pay(c *Cache, w *worker, rq *Request, rep *Report) (merge bool, err error) {
 	price := w.price()
+	if rep.whole {
+		price = max(0, price-listCost(l.list.frames)) // which go
+	}
 	charged := c.arena.Charge(price)
 	if !charged && !l.pays(price) {
 		for i := range w.owners {
@@ -352,7 +355,7 @@ func (l *Leaf) worthWhole(committed, unclean int) bool {
 		}
 		listed += rows
 	}
-	return listed*4 > committed*5
+	return listed*4 > committed*5 || l.table.cache.AlwaysWhole.Load()
 }
 
 // sealList writes one frame per owner and lists them before the older ones or, with
@@ -391,6 +394,9 @@ func (l *Leaf) sealList(c *Cache, w *worker, kept, whole bool) error {
 	w.end(e)
 	l.setList(nl, c, l.partial || !kept)
 	l.mapped = true
+	if whole {
+		c.Stats.WholeLeaves.Add(1)
+	}
 	return nil
 }
 
