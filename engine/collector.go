@@ -34,12 +34,13 @@ import (
 //     A crash anywhere leaves old frames, or new ones, listed.
 //   - A batch rewrites at most a sixteenth of the runs, so that old and new copy of
 //     it together stay within the bound.
-//   - The bound: a survey is due when runs have grown by a sixteenth. Beyond that, and
-//     seven quarters of what is live, first writes wait at the gate, which rises as a
-//     pass gets on: runs reach twice the live bytes, old and new copies included, only
-//     when it has done its batch. So nobody is stopped for as long as a pass takes, and
-//     nobody outruns it. Writes of a transaction that has begun to write, commits,
-//     rollbacks and reads never wait for it.
+//   - The bound: a survey is due when runs have grown by an eighth, or a sixteenth where
+//     the gate is near. It stands at seven quarters of what is live and a sixteenth above
+//     what a pass has left. First writes wait there; it rises as a pass gets on: runs
+//     reach twice the live bytes, old and new copies included, only when it has done its
+//     batch. So nobody is stopped for as long as a pass takes, and nobody outruns it.
+//     Writes of a transaction that has begun to write, commits, rollbacks and reads never
+//     wait for it.
 //   - Outcomes of decided owners stay in memory as long as a frame names them. When
 //     they take more than their share, a checkpoint forgets those that none names, and
 //     the smallest runs of the others are victims, however much of them is live:
@@ -54,7 +55,8 @@ type collector struct {
 	done   sync.WaitGroup
 
 	due, hard atomic.Int64 // bytes in runs: for the next survey, for the gate
-	soft      int64        // hard between passes; guarded by mu
+	left      int64        // bytes in runs behind the last pass; guarded by mu, as soft
+	soft      int64        // hard between passes
 	beside    atomic.Int64 // bytes in runs above which a pass beside a checkpoint looks again
 	dueRows   atomic.Uint64
 	outcomes  atomic.Int64 // that a pass could not bring below their share
@@ -176,7 +178,7 @@ func (db *DB) crowded() <-chan struct{} {
 func (c *collector) open(db *DB) {
 	n := db.space.RunBytes()
 	c.next(db, n)
-	c.soft = max(n+max(c.least, n/batchFraction), softLimit(c.live.Load()))
+	c.left, c.soft = n, max(n+max(c.least, n/batchFraction), softLimit(c.live.Load()))
 	c.setGate(db, c.soft)
 }
 
@@ -195,7 +197,7 @@ func (c *collector) setGate(db *DB, n int64) {
 // last pass could not come below it, because somebody reads what is dead, or has not
 // committed what he has written. REQUIRES: c.mu is held.
 func (c *collector) limit(live int64) int64 {
-	if n := hardLimit(live); c.soft <= n {
+	if n := hardLimit(live); c.left <= n {
 		return n
 	}
 	return c.soft / 8 * 9
@@ -212,9 +214,10 @@ func (c *collector) raise(db *DB, p pace, done float64) {
 	}
 }
 
-// next says when the next survey is due, runs having n bytes. REQUIRES: c.mu is held.
+// next says when the next survey is due, runs having n bytes: while little can be dead
+// they grow twice as much before it. REQUIRES: c.mu is held.
 func (c *collector) next(db *DB, n int64) {
-	c.due.Store(n + max(c.least/2, n/batchFraction))
+	c.due.Store(max(n+max(c.least/2, n/batchFraction), min(n+n/batchFraction*2, softLimit(c.live.Load()))))
 	c.outcomes.Store(db.cache.ManyOutcomes())
 	c.dueRows.Store(db.cache.Stats.FramedRows.Load() + uint64(max(8192, c.rows/8)))
 }
