@@ -35,10 +35,10 @@ import (
 //   - A batch rewrites at most a sixteenth of the runs, so that old and new copy of
 //     it together stay within the bound.
 //   - The bound: a survey is due when runs have grown by an eighth, or a sixteenth where
-//     the gate is near. It stands at seven quarters of what is live and a sixteenth above
-//     what a pass has left. First writes wait there; it rises as a pass gets on: runs
-//     reach twice the live bytes, old and new copies included, only when it has done its
-//     batch. So nobody is stopped for as long as a pass takes, and nobody outruns it.
+//     the gate is near. It stands at 13 eighths of what is live, or a sixteenth above what
+//     a pass has left. First writes wait there; it rises as a pass gets on: runs reach
+//     15 eighths, old and new copies included, only when it has done its batch. What
+//     memory holds comes on top. So nobody is stopped for as long as a pass takes, and nobody outruns it.
 //     Writes of a transaction that has begun to write, commits, rollbacks and reads never
 //     wait for it.
 //   - Outcomes of decided owners stay in memory as long as a frame names them. When
@@ -83,8 +83,8 @@ const (
 
 // softLimit and hardLimit are for the bytes in runs when live of them are live: where
 // first writes begin to wait for the collector, and what the gate rises to.
-func softLimit(live int64) int64 { return live / 4 * 7 }
-func hardLimit(live int64) int64 { return live * 2 }
+func softLimit(live int64) int64 { return live / 8 * 13 }
+func hardLimit(live int64) int64 { return live / 8 * 15 }
 
 func (c *collector) start(db *DB) {
 	ctx, cancel := context.WithCancel(context.Background())
