@@ -35,12 +35,12 @@ import (
 //   - A batch rewrites at most a sixteenth of the runs, so that old and new copy of
 //     it together stay within the bound.
 //   - The bound: a survey is due when runs have grown by an eighth, or a sixteenth where
-//     the gate is near. It stands at 13 eighths of what is live, or a sixteenth above what
-//     a pass has left. First writes wait there; it rises as a pass gets on: runs reach
-//     15 eighths, old and new copies included, only when it has done its batch. What
-//     memory holds comes on top. So nobody is stopped for as long as a pass takes, and nobody outruns it.
-//     Writes of a transaction that has begun to write, commits, rollbacks and reads never
-//     wait for it.
+//     the gate is near. The gate stands at 13 eighths of what is live, or a sixteenth
+//     above what a pass has left. First writes wait there; it rises as a pass gets on:
+//     runs reach 15 eighths, old and new copies included, only when the batch is done.
+//     What memory holds comes on top. So nobody is stopped for as long as a pass takes,
+//     and nobody outruns it. Writes of a transaction that has begun to write, commits,
+//     rollbacks and reads never wait for it.
 //   - Outcomes of decided owners stay in memory as long as a frame names them. When
 //     they take more than their share, a checkpoint forgets those that none names, and
 //     the smallest runs of the others are victims, however much of them is live:
@@ -243,7 +243,8 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 				return err
 			}
 		}
-		// Half of what writers may add is for while the batch is sought, half for its copies.
+		// Writers may add half of what is free while the batch is sought, and what is left
+		// of it while it is copied.
 		sv, err := c.survey(ctx, db, pace{n, max(0, (c.limit(c.live.Load())-n-n/batchFraction)/2)}, true)
 		if err != nil {
 			return err
@@ -273,9 +274,8 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 // checkpoint has yet to write whole would be rewritten for nothing. If that leaves less
 // than the gate asks for, the survey is put off; else, or if there has been none, it
 // stays due, and the end of the checkpoint asks for it. Meanwhile the gate stands higher,
-// half the way to the hard limit. Each time
-// the checkpoint has written about as much as a run holds, old runs may have lost their
-// last frame.
+// half the way to the hard limit. It looks again each time the checkpoint has written
+// about as much as a run holds: old runs may have lost their last frame.
 func (c *collector) besideCheckpoint(ctx context.Context, db *DB) error {
 	if db.space.RunBytes() <= c.beside.Load() {
 		return nil
