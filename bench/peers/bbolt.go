@@ -49,6 +49,24 @@ func (s *boltStore) put(key, value []byte) error {
 	return s.db.Update(fn)
 }
 
+func (s *boltStore) relax() error {
+	s.db.NoSync = true
+	return nil
+}
+
+func (s *boltStore) update(key, buf []byte, change func([]byte)) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(boltBucket)
+		v := b.Get(key)
+		if v == nil {
+			return errMissing
+		}
+		value := append(buf[:0], v...)
+		change(value)
+		return b.Put(key, value)
+	})
+}
+
 func (s *boltStore) load(rows iter.Seq2[[]byte, []byte]) error {
 	return s.db.Update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(boltBucket)
@@ -79,4 +97,4 @@ func (s *boltStore) scan(fn func(k, v []byte) error) error {
 	return s.db.View(func(tx *bbolt.Tx) error { return tx.Bucket(boltBucket).ForEach(fn) })
 }
 
-func (s *boltStore) close() error { return s.db.Close() }
+func (s *boltStore) close() error { return errors.Join(s.db.Sync(), s.db.Close()) }

@@ -19,7 +19,7 @@ type config struct {
 	rounds     int
 	cell       time.Duration // measured time of a cell
 	warm       time.Duration // unmeasured work before the first round
-	rows       uint64        // of the load and get workloads
+	rows       uint64        // of all workloads but commits
 	valueSize  int
 	memory     int64 // of each store's caches, bytes
 	dir        string
@@ -46,7 +46,7 @@ func parseConfig(args []string, all []named, stderr io.Writer) (*config, error) 
 	gs := fs.String("goroutines", "1,8,64", "numbers of goroutines")
 	seconds := fs.Float64("seconds", 2, "measured seconds per cell")
 	fs.IntVar(&c.rounds, "rounds", 5, "rounds; medians over them are reported")
-	fs.Uint64Var(&c.rows, "rows", 1_000_000, "rows of the load and get workloads")
+	fs.Uint64Var(&c.rows, "rows", 1_000_000, "rows of all workloads but commits")
 	fs.IntVar(&c.valueSize, "value-size", 100, "bytes of a value")
 	mib := fs.Int64("memory", 256, "MiB for each store's caches")
 	fs.StringVar(&c.dir, "dir", "", "directory on the disk to measure; default: a temporary one, removed after")

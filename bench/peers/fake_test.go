@@ -16,9 +16,10 @@ type fake struct {
 }
 
 type fakeDisk struct {
-	mu   sync.Mutex
-	rows map[string][]byte
-	puts int
+	mu      sync.Mutex
+	rows    map[string][]byte
+	puts    int
+	updates int
 }
 
 // fakes returns an opener of stores with the fault.
@@ -75,6 +76,19 @@ func (s *fake) load(rows iter.Seq2[[]byte, []byte]) error {
 		if err := s.put(k, v); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (s *fake) update(key, buf []byte, change func([]byte)) error {
+	d := s.disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.updates++
+	v := append(buf[:0], d.rows[string(key)]...)
+	change(v)
+	if d.updates != 3 || s.fault != "loses an update" {
+		d.rows[string(key)] = slices.Clone(v)
 	}
 	return nil
 }

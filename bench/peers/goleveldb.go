@@ -8,7 +8,10 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/opt"
 )
 
-type levelStore struct{ db *leveldb.DB }
+type levelStore struct {
+	db   *leveldb.DB
+	rows stripes
+}
 
 var levelSync = &opt.WriteOptions{Sync: true}
 
@@ -19,10 +22,22 @@ func openLevelDB(dir string, memory int64) (store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &levelStore{db}, nil
+	return &levelStore{db: db}, nil
 }
 
 func (s *levelStore) put(key, value []byte) error { return s.db.Put(key, value, levelSync) }
+
+func (s *levelStore) update(key, _ []byte, change func([]byte)) error {
+	mu := s.rows.of(key)
+	mu.Lock()
+	defer mu.Unlock()
+	value, err := s.db.Get(key, nil) // a copy
+	if err != nil {
+		return err
+	}
+	change(value)
+	return s.db.Put(key, value, nil)
+}
 
 func (s *levelStore) load(rows iter.Seq2[[]byte, []byte]) error {
 	tx, err := s.db.OpenTransaction()

@@ -8,7 +8,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable/block"
 )
 
-type pebbleStore struct{ db *pebble.DB }
+type pebbleStore struct {
+	db   *pebble.DB
+	rows stripes
+}
 
 // quiet drops what Pebble has to tell; an error is returned as well.
 type quiet struct{}
@@ -28,10 +31,26 @@ func openPebble(dir string, memory int64) (store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pebbleStore{db}, nil
+	return &pebbleStore{db: db}, nil
 }
 
 func (s *pebbleStore) put(key, value []byte) error { return s.db.Set(key, value, pebble.Sync) }
+
+func (s *pebbleStore) update(key, buf []byte, change func([]byte)) error {
+	mu := s.rows.of(key)
+	mu.Lock()
+	defer mu.Unlock()
+	v, c, err := s.db.Get(key)
+	if err != nil {
+		return err
+	}
+	value := append(buf[:0], v...)
+	if err := c.Close(); err != nil {
+		return err
+	}
+	change(value)
+	return s.db.Set(key, value, pebble.NoSync)
+}
 
 func (s *pebbleStore) load(rows iter.Seq2[[]byte, []byte]) error {
 	b := s.db.NewBatch()

@@ -57,7 +57,7 @@ func TestAllStores(t *testing.T) {
 			t.Errorf("%s is not in the table:\n%s", c.Store, stdout)
 		}
 	}
-	for w, n := range map[string]int{"commits": 10, "load-key": 5, "load-random": 5, "get": 10} {
+	for w, n := range map[string]int{"commits": 10, "load-key": 5, "load-random": 5, "get": 10, "update": 10} {
 		if cells[w] != n {
 			t.Errorf("%d cells of %s, want %d", cells[w], w, n)
 		}
@@ -93,6 +93,12 @@ func TestFaultsAreCaught(t *testing.T) {
 					t.Errorf("status %d: %s", status, stderr)
 				}
 			})
+		}
+	}
+	for _, fault := range []string{"loses an update", "loses a row when closed"} {
+		all := []named{{"odd", fakes(fault)}}
+		if status, _, stderr := peersRun(t, all, "-workloads", "update"); status != 1 || !strings.Contains(stderr, "verify: ") {
+			t.Errorf("%s: status %d: %s", fault, status, stderr)
 		}
 	}
 	all := []named{{"odd", fakes("loses a row")}}

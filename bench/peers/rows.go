@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/bits"
+	"sync/atomic"
 )
 
 // A row has an id: the number of its writer above 40 bits of its own. The key
@@ -55,6 +56,15 @@ func fill(v []byte, id uint64) {
 	}
 }
 
+// bump adds n to the number in the first eight bytes of v, or in what it has of them:
+// what n updates make of a value.
+func bump(v []byte, n uint64) {
+	var w [8]byte
+	copy(w[:], v)
+	binary.LittleEndian.PutUint64(w[:], binary.LittleEndian.Uint64(w[:])+n)
+	copy(v[:min(8, len(v))], w[:])
+}
+
 // row is room for one row of a writer.
 type row struct{ key, value []byte }
 
@@ -65,11 +75,13 @@ func (r row) set(o order, id uint64) {
 	fill(r.value, id)
 }
 
-// ledger knows which rows were acknowledged: of writer w the first counts[w].
+// ledger knows which rows were acknowledged: of writer w the first counts[w]; and how
+// often each row of writer 0 was updated, if any was.
 type ledger struct {
 	order     order
 	valueSize int
 	counts    []uint64
+	updates   []atomic.Uint32
 }
 
 func (l *ledger) total() (n uint64) {
@@ -111,6 +123,9 @@ func (l *ledger) verify(s store) error {
 			return fmt.Errorf("key %016x was never acknowledged", key)
 		}
 		want.set(l.order, id)
+		if w == 0 && l.updates != nil {
+			bump(want.value, uint64(l.updates[i].Load()))
+		}
 		if !bytes.Equal(v, want.value) {
 			return fmt.Errorf("key %016x has a value of another row", key)
 		}

@@ -39,6 +39,34 @@ func (s *sakerStore) put(key, value []byte) error {
 	return tx.Commit()
 }
 
+func (s *sakerStore) update(key, buf []byte, change func([]byte)) error {
+	for {
+		err := s.tryUpdate(key, buf, change)
+		if !engine.IsRetryable(err) {
+			return err
+		}
+	}
+}
+
+func (s *sakerStore) tryUpdate(key, buf []byte, change func([]byte)) error {
+	tx, err := s.db.Begin(context.Background(), engine.TxOptions{NoSync: true})
+	if err != nil {
+		return err
+	}
+	value, err := tx.AppendGet(buf[:0], s.t, key)
+	if err == nil {
+		change(value)
+		err = tx.Put(s.t, key, value)
+	}
+	if err == nil {
+		err = tx.Commit()
+	}
+	if err != nil {
+		_ = tx.Rollback() // it may have ended
+	}
+	return err
+}
+
 func (s *sakerStore) load(rows iter.Seq2[[]byte, []byte]) error {
 	tx, err := s.db.Begin(context.Background(), engine.TxOptions{})
 	if err != nil {

@@ -19,6 +19,7 @@ type sqliteStore struct {
 	mu       sync.Mutex // guards all below
 	conn     *sqlite3.SQLiteConn
 	ins, sel driver.Stmt
+	change   [3]driver.Stmt // begin, update, commit
 	args     [2]driver.Value
 	views    int // open; they share one transaction
 }
@@ -56,8 +57,15 @@ func (s *sqliteStore) prepare(memory int64) (err error) {
 	if s.ins, err = s.conn.Prepare("INSERT INTO rows VALUES (?, ?)"); err != nil {
 		return err
 	}
-	s.sel, err = s.conn.Prepare("SELECT v FROM rows WHERE k = ?")
-	return err
+	if s.sel, err = s.conn.Prepare("SELECT v FROM rows WHERE k = ?"); err != nil {
+		return err
+	}
+	for i, q := range []string{"BEGIN IMMEDIATE", "UPDATE rows SET v = ? WHERE k = ?", "COMMIT"} {
+		if s.change[i], err = s.conn.Prepare(q); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *sqliteStore) put(key, value []byte) error {
@@ -70,6 +78,35 @@ func (s *sqliteStore) insert(key, value []byte) error {
 	s.args = [2]driver.Value{key, value}
 	_, err := s.ins.Exec(s.args[:]) //nolint:staticcheck // without a context there is no goroutine per call
 	return err
+}
+
+func (s *sqliteStore) relax() error {
+	_, err := s.conn.Exec("PRAGMA synchronous=OFF", nil)
+	return err
+}
+
+func (s *sqliteStore) update(key, buf []byte, change func([]byte)) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	run := func(i int, args ...driver.Value) {
+		if err == nil {
+			_, err = s.change[i].Exec(args) //nolint:staticcheck // as in insert
+		}
+	}
+	if run(0); err != nil {
+		return err
+	}
+	value, err := s.get(buf[:0], key)
+	if err == nil {
+		change(value)
+	}
+	run(1, value, key)
+	run(2)
+	if err != nil {
+		_, err2 := s.conn.Exec("ROLLBACK", nil)
+		return errors.Join(err, err2)
+	}
+	return nil
 }
 
 func (s *sqliteStore) load(rows iter.Seq2[[]byte, []byte]) error {
@@ -109,28 +146,33 @@ func (s *sqliteStore) view(fn func(getter) error) error {
 	err := fn(func(dst, key []byte) ([]byte, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.args[0] = key
-		rows, err := s.sel.Query(s.args[:1]) //nolint:staticcheck // as in insert
-		if err != nil {
-			return dst, err
-		}
-		var out [1]driver.Value
-		switch err = rows.Next(out[:]); {
-		case errors.Is(err, io.EOF):
-			err = errMissing
-		case err == nil:
-			v, ok := out[0].([]byte)
-			if !ok {
-				err = fmt.Errorf("value is a %T", out[0])
-			}
-			dst = append(dst, v...)
-		}
-		if cerr := rows.Close(); err == nil {
-			err = cerr
-		}
-		return dst, err
+		return s.get(dst, key)
 	})
 	return errors.Join(err, s.turnView(-1))
+}
+
+// get appends the value of key to dst. REQUIRES: s.mu is held.
+func (s *sqliteStore) get(dst, key []byte) ([]byte, error) {
+	s.args[0] = key
+	rows, err := s.sel.Query(s.args[:1]) //nolint:staticcheck // as in insert
+	if err != nil {
+		return dst, err
+	}
+	var out [1]driver.Value
+	switch err = rows.Next(out[:]); {
+	case errors.Is(err, io.EOF):
+		err = errMissing
+	case err == nil:
+		v, ok := out[0].([]byte)
+		if !ok {
+			err = fmt.Errorf("value is a %T", out[0])
+		}
+		dst = append(dst, v...)
+	}
+	if cerr := rows.Close(); err == nil {
+		err = cerr
+	}
+	return dst, err
 }
 
 func (s *sqliteStore) scan(fn func(k, v []byte) error) error {
@@ -163,7 +205,7 @@ func (s *sqliteStore) scan(fn func(k, v []byte) error) error {
 
 func (s *sqliteStore) close() error {
 	var errs []error
-	for _, st := range []driver.Stmt{s.ins, s.sel} {
+	for _, st := range append(s.change[:], s.ins, s.sel) {
 		if st != nil {
 			errs = append(errs, st.Close())
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"sync"
 )
 
 // store is one engine under test. Rows are 8-byte keys and values of any size.
@@ -13,6 +14,11 @@ type store interface {
 	put(key, value []byte) error
 	// load is one durable transaction of all the rows.
 	load(rows iter.Seq2[[]byte, []byte]) error
+	// update is one transaction that reads the row of key and writes what change
+	// makes of its value, in place, for which buf has room. It need not be durable
+	// when it returns, and is after close. Safe for concurrent use; change may be
+	// called more than once.
+	update(key, buf []byte, change func(value []byte)) error
 	// view calls fn with a reader of one snapshot.
 	view(fn func(get getter) error) error
 	// scan calls fn for all rows in ascending order of keys.
@@ -26,9 +32,25 @@ type getter func(dst, key []byte) ([]byte, error)
 // A tuner is a store that wants to know how many goroutines put at a time.
 type tuner interface{ tune(goroutines int) }
 
+// A relaxer is a store that is told beforehand that no commit need be durable when
+// it returns.
+type relaxer interface{ relax() error }
+
 // opener opens the store in dir, and makes it if there is none. memory is what
 // its caches may take, in bytes.
 type opener func(dir string, memory int64) (store, error)
+
+// stripes are the locks of a store that has none for rows: whoever holds a row's may
+// read it and write it as one transaction would.
+type stripes [1024]sync.Mutex
+
+func (s *stripes) of(key []byte) *sync.Mutex {
+	h := uint64(len(key))
+	for _, b := range key {
+		h = (h ^ uint64(b)) * spread
+	}
+	return &s[h>>54]
+}
 
 var errMissing = errors.New("no such key")
 

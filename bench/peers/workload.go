@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -47,6 +49,7 @@ var workloads = []workload{
 	{"load-key", false, func(e env) (session, error) { return &loads{env: e, order: inOrder}, nil }},
 	{"load-random", false, func(e env) (session, error) { return &loads{env: e, order: atRandom}, nil }},
 	{"get", true, startGets},
+	{"update", true, startUpdates},
 }
 
 // together runs fn in n goroutines until it fails or the time is over, and joins
@@ -169,6 +172,19 @@ func (w *loads) cell(int) (sample, error) {
 
 func (w *loads) finish() error { return os.RemoveAll(w.dir) }
 
+// loaded opens the store and loads -rows rows.
+func (e *env) loaded() (store, ledger, error) {
+	l := ledger{order: atRandom, valueSize: e.c.valueSize, counts: []uint64{e.c.rows}}
+	s, err := e.open(e.dir, e.c.memory)
+	if err != nil {
+		return nil, l, err
+	}
+	if err := s.load(l.rows(0, e.c.rows)); err != nil {
+		return nil, l, errors.Join(err, s.close())
+	}
+	return s, l, nil
+}
+
 // gets are reads at random of -rows rows, loaded once, each goroutine in one
 // snapshot for a cell. The value of each is compared.
 type gets struct {
@@ -178,14 +194,11 @@ type gets struct {
 }
 
 func startGets(e env) (session, error) {
-	s, err := e.open(e.dir, e.c.memory)
+	s, l, err := e.loaded()
 	if err != nil {
 		return nil, err
 	}
-	w := &gets{env: e, s: s, ledger: ledger{order: atRandom, valueSize: e.c.valueSize, counts: []uint64{e.c.rows}}}
-	if err := s.load(w.ledger.rows(0, e.c.rows)); err != nil {
-		return nil, errors.Join(err, s.close())
-	}
+	w := &gets{env: e, s: s, ledger: l}
 	// Not measured: what was loaded gets into the caches.
 	if _, err := w.run(1, e.c.warm); err != nil {
 		return nil, errors.Join(err, s.close())
@@ -222,3 +235,59 @@ func (w *gets) run(goroutines int, d time.Duration) (sample, error) {
 }
 
 func (w *gets) finish() error { return w.check(w.s, &w.ledger) }
+
+// updates are transactions that read a row at random, of -rows rows loaded once, and
+// write it with the number in it one higher. They are not synced. In the end each row
+// must have been updated as often as its updates were acknowledged.
+type updates struct {
+	env
+	s      store
+	ledger ledger
+}
+
+func startUpdates(e env) (session, error) {
+	s, l, err := e.loaded()
+	if err != nil {
+		return nil, err
+	}
+	w := &updates{env: e, s: s, ledger: l}
+	w.ledger.updates = make([]atomic.Uint32, e.c.rows)
+	if r, ok := s.(relaxer); ok {
+		err = r.relax()
+	}
+	// Not measured: what was loaded gets into the caches, and its checkpoint passes.
+	if err == nil {
+		_, err = w.run(1, e.c.warm)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return w, nil
+}
+
+func (w *updates) cell(goroutines int) (sample, error) { return w.run(goroutines, w.c.cell) }
+
+// updatesPerLook is how many updates pass between two looks at the clock.
+const updatesPerLook = 16
+
+func (w *updates) run(goroutines int, d time.Duration) (sample, error) {
+	return together(goroutines, d, func(_ int, over func() bool, s *sample) error {
+		key, buf := make([]byte, 8), make([]byte, w.c.valueSize)
+		change := func(v []byte) { bump(v, 1) }
+		rng := rand.New(rand.NewPCG(rand.Uint64(), 1))
+		for !over() {
+			for range updatesPerLook {
+				id := rng.Uint64N(w.c.rows)
+				binary.BigEndian.PutUint64(key, atRandom.key(id))
+				if err := w.s.update(key, buf, change); err != nil {
+					return err
+				}
+				w.ledger.updates[id].Add(1)
+			}
+			s.ops += updatesPerLook
+		}
+		return nil
+	})
+}
+
+func (w *updates) finish() error { return w.check(w.s, &w.ledger) }
