@@ -320,7 +320,7 @@ func (l *Leaf) write(c *Cache, w *worker, rq *Request, rep *Report) (merge bool,
 		return false, nil
 	}
 	rep.Rows += rows
-	if rq.edge != nil && l.listLen() == 0 && l.page.Kept() == 0 && bytes.Compare(rq.edge, l.page.Key(l.page.Len()-1)) > 0 {
+	if rq.edge != nil && l.listLen() == 0 && l.page.Kept() == 0 && l.atEdge(rq.edge) { // it may have been split
 		err = l.sealPieces(c, w, rq.edge)
 	} else {
 		err = l.sealList(c, w, rq.Action == Checkpoint, rep.whole)
