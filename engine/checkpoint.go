@@ -81,9 +81,7 @@ func (c *checkpointer) run(ctx context.Context, db *DB) error {
 	start := time.Now()
 	err := c.checkpoint(ctx, db)
 	c.mu.unlock()
-	if c := &db.collect; c.surveys.Load() == 0 || db.space.RunBytes() > c.hard.Load() {
-		db.pokeCollector() // it did no more than unlink while the checkpoint ran
-	}
+	db.collect.checkpointed(db)
 	db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
 	return err
 }

@@ -38,8 +38,10 @@ import (
 //     the gate is near. The gate stands at 13 eighths of what is live, or a sixteenth
 //     above what a pass has left. First writes wait there; it rises as a pass gets on:
 //     runs reach 15 eighths, old and new copies included, only when the batch is done.
-//     What memory holds comes on top. So nobody is stopped for as long as a pass takes,
-//     and nobody outruns it. Writes of a transaction that has begun to write, commits,
+//     What memory holds comes on top, and what one transaction writes: where that has
+//     brought runs beyond 17 eighths, nobody goes on before they are below, or the pass
+//     has ended. So nobody is stopped for as long as a pass takes otherwise, and
+//     nobody outruns it. Writes of a transaction that has begun to write, commits,
 //     rollbacks and reads never wait for it.
 //   - Outcomes of decided owners stay in memory as long as a frame names them. When
 //     they take more than their share, a checkpoint forgets those that none names, and
@@ -47,7 +49,8 @@ import (
 //     their rows go on without a name.
 //   - Whoever waits at the gate goes on when a pass has ended, whatever it
 //     achieved: what snapshots or live transactions pin stops no writer. A pass
-//     ends: it has so many batches at most, and each must remove a run.
+//     ends: it has so many batches at most, and each must remove a run. One that its
+//     caller cancels is made again, by the collector itself.
 type collector struct {
 	mu     mutex // held by a running pass
 	kick   chan struct{}
@@ -57,7 +60,9 @@ type collector struct {
 	due, hard atomic.Int64 // bytes in runs: for the next survey, for the gate
 	left      int64        // bytes in runs behind the last pass; guarded by mu, as soft
 	soft      int64        // hard between passes
+	low       atomic.Int64 // bytes in runs: below them due and hard are lowered
 	beside    atomic.Int64 // bytes in runs above which a pass beside a checkpoint looks again
+	owed      atomic.Bool  // a checkpoint has ended that put a survey off
 	dueRows   atomic.Uint64
 	outcomes  atomic.Int64 // that a pass could not bring below their share
 
@@ -86,6 +91,11 @@ const (
 func softLimit(live int64) int64 { return live / 8 * 13 }
 func hardLimit(live int64) int64 { return live / 8 * 15 }
 
+// shutLimit is where the gate stays during a pass, however much is in runs: what a
+// checkpoint writes whole may bring them beyond the hard limit, and soon goes; large
+// transactions bring them beyond this.
+func shutLimit(live int64) int64 { return live / 8 * 17 }
+
 func (c *collector) start(db *DB) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
@@ -102,11 +112,12 @@ func (c *collector) start(db *DB) {
 				return
 			case <-c.kick:
 			}
+			owed := c.owed.Swap(false)
 			if !c.isDue(db) || db.failed() != nil {
 				continue
 			}
 			// A failure is the store's, or goes with the next pass.
-			if db.ckpt.mu.held() {
+			if db.ckpt.mu.held() && !owed {
 				_ = c.besideCheckpoint(ctx, db)
 			} else {
 				_ = c.run(ctx, db)
@@ -128,8 +139,23 @@ func (c *collector) isDue(db *DB) bool {
 	if many := db.cache.ManyOutcomes(); many > 0 && many > c.outcomes.Load()/8*9 {
 		return true
 	}
-	return db.space.RunBytes() > min(c.due.Load(), c.hard.Load()) || // somebody may be at the gate
+	return c.fallen(db) || db.space.RunBytes() > min(c.due.Load(), c.hard.Load()) || // somebody may be at the gate
 		db.cache.Stats.FramedRows.Load() > c.dueRows.Load()
+}
+
+// fallen reports whether runs have become fewer than a pass has left, by a quarter or
+// more: a dropped table, a large transaction that was rolled back, the end of a backup.
+func (c *collector) fallen(db *DB) bool { return db.space.RunBytes() < c.low.Load() }
+
+// lower puts the gate where it belongs after a fall, and makes a survey due: where it
+// stood went by what was there. REQUIRES: c.mu is held.
+func (c *collector) lower(db *DB) {
+	if c.fallen(db) {
+		n := db.space.RunBytes()
+		c.live.Store(min(c.live.Load(), n)) // more cannot be, until it is surveyed
+		c.settle(db, n)
+		c.due.Store(n)
+	}
 }
 
 // poke asks for a pass if one is due; it never blocks.
@@ -178,16 +204,42 @@ func (db *DB) crowded() <-chan struct{} {
 func (c *collector) open(db *DB) {
 	n := db.space.RunBytes()
 	c.next(db, n)
-	c.left, c.soft = n, max(n+max(c.least, n/batchFraction), softLimit(c.live.Load()))
+	c.settle(db, n)
+}
+
+// settle says where the gate stands, runs having n bytes. REQUIRES: c.mu is held.
+func (c *collector) settle(db *DB, n int64) {
+	c.left, c.soft = n, c.softAt(n)
+	c.low.Store(n - max(c.least, n/4))
 	c.setGate(db, c.soft)
+}
+
+// softAt is soft when runs have n bytes. REQUIRES: c.mu is held.
+func (c *collector) softAt(n int64) int64 {
+	return max(n+max(c.least, n/batchFraction), softLimit(c.live.Load()))
+}
+
+// checkpointed is told of the end of each checkpoint: it may have removed runs, and a
+// pass beside it did no more than unlink.
+func (c *collector) checkpointed(db *DB) {
+	c.look(db)
+	if c.surveys.Load() == 0 || db.space.RunBytes() > c.hard.Load() || c.fallen(db) {
+		c.owed.Store(true)
+		db.pokeCollector()
+	}
 }
 
 // setGate lets first writes go on while runs have no more than n bytes.
 func (c *collector) setGate(db *DB, n int64) {
+	c.hard.Store(n)
+	c.look(db)
+}
+
+// look lets those at the gate go on if runs are below it.
+func (c *collector) look(db *DB) {
 	c.gateMu.Lock()
 	defer c.gateMu.Unlock()
-	c.hard.Store(n)
-	if c.queued && db.space.RunBytes() <= n {
+	if c.queued && db.space.RunBytes() <= c.hard.Load() {
 		close(c.gate)
 		c.gate, c.queued = make(chan struct{}), false
 	}
@@ -201,6 +253,12 @@ func (c *collector) limit(live int64) int64 {
 		return n
 	}
 	return c.soft / 8 * 9
+}
+
+// gateAt is where the gate is when a walk begins, runs having n bytes. REQUIRES: c.mu is
+// held.
+func (c *collector) gateAt(n, live int64) int64 {
+	return min(n, max(c.limit(live), shutLimit(live)))
 }
 
 // pace is how the gate rises during a walk: from so many bytes on, by so many.
@@ -228,7 +286,8 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		return err
 	}
 	defer c.mu.unlock()
-	defer func() { c.open(db) }()
+	defer func() { c.end(ctx, db) }()
+	c.lower(db)
 	for range maxBatches {
 		if err := db.failed(); err != nil {
 			return err
@@ -237,7 +296,9 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 			return err
 		}
 		n := db.space.RunBytes()
-		c.setGate(db, max(c.soft, n))
+		live := c.live.Load()
+		gate := c.gateAt(n, live)
+		c.setGate(db, max(c.soft, gate))
 		if db.cache.ManyOutcomes() > 0 {
 			if err := db.ckpt.run(ctx, db); err != nil { // which forgets those that nothing names
 				return err
@@ -245,7 +306,7 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		}
 		// Writers may add half of what is free while the batch is sought, and what is left
 		// of it while it is copied.
-		sv, err := c.survey(ctx, db, pace{n, max(0, (c.limit(c.live.Load())-n-n/batchFraction)/2)}, true)
+		sv, err := c.survey(ctx, db, pace{gate, max(0, (c.limit(live)-n-n/batchFraction)/2)}, true)
 		if err != nil {
 			return err
 		}
@@ -255,7 +316,8 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 			return nil
 		}
 		n = db.space.RunBytes()
-		if err := c.rewrite(ctx, db, p.victims, pace{n, max(p.copied, c.limit(p.live)-n)}); err != nil {
+		c.soft = min(c.soft, c.softAt(n)) // it went by what was live before
+		if err := c.rewrite(ctx, db, p.victims, pace{c.gateAt(n, p.live), max(p.copied, c.limit(p.live)-n)}); err != nil {
 			return err
 		}
 		if err := c.unlink(db); err != nil {
@@ -270,6 +332,17 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 	return nil
 }
 
+// end is the end of a pass. One that its caller has cancelled has left nothing: the
+// survey stays due, and is the collector's own. REQUIRES: c.mu is held.
+func (c *collector) end(ctx context.Context, db *DB) {
+	if ctx.Err() == nil {
+		c.open(db)
+		return
+	}
+	c.setGate(db, c.soft)
+	c.poke(db)
+}
+
 // besideCheckpoint is a pass while a checkpoint runs: it unlinks only, since what the
 // checkpoint has yet to write whole would be rewritten for nothing. If that leaves less
 // than the gate asks for, the survey is put off; else, or if there has been none, it
@@ -277,13 +350,14 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 // half the way to the hard limit. It looks again each time the checkpoint has written
 // about as much as a run holds: old runs may have lost their last frame.
 func (c *collector) besideCheckpoint(ctx context.Context, db *DB) error {
-	if db.space.RunBytes() <= c.beside.Load() {
+	if db.space.RunBytes() <= c.beside.Load() && !c.fallen(db) {
 		return nil
 	}
 	if err := c.mu.lock(ctx); err != nil {
 		return err
 	}
 	defer c.mu.unlock()
+	c.lower(db)
 	err := c.unlink(db)
 	n := db.space.RunBytes()
 	c.beside.Store(n + max(c.least/4, n/batchFraction))
@@ -410,7 +484,7 @@ func (c *collector) giveWay(ctx context.Context, db *DB) error {
 type plan struct {
 	victims    map[base.RunID]bool
 	live, dead int64
-	copied     int64 // bytes, when they are rewritten
+	copied     int64 // bytes that this adds: what is dead of the leaves is not written again
 }
 
 // plan chooses the runs with the least live share, up to a sixteenth of all bytes,
@@ -454,6 +528,7 @@ func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
 		p.copied += n
 		budget -= n
 	}
+	p.copied = int64(float64(p.copied) * float64(p.live) / float64(max(total, 1)))
 	return p
 }
 
