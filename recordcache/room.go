@@ -154,6 +154,9 @@ func (l *Leaf) roomInPage(c *Cache, wr *Writer, key []byte, need int, h versionc
 	if b == nil {
 		b = c.arena.Alloc(want) // better a tight page than a wait
 	}
+	if b == nil && l.page.Len() >= 32 && c.roomy() {
+		return roomSplit, nil // there is memory, in pieces: halves fit better
+	}
 	if b == nil {
 		wr.NeedBytes = want
 		return roomMade, errNoMemory
