@@ -122,6 +122,38 @@ func TestSpaceStaysBounded(t *testing.T) {
 	mustClose(t, db)
 }
 
+// A survey counted a large value as live as long as its frame was listed. What was
+// deleted, or replaced by something small, came back only if its leaf was rewritten for
+// another reason.
+func TestSpaceOfDeletedLargeValues(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	db.collect.least = 64 << 10
+	tb := mustTable(t, db, "t")
+	const large = 20
+	key := func(i int) string { return fmt.Sprintf("large%02d", i) }
+	for i := range large {
+		inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, key(i), string(value(i, 100_000))) })
+	}
+	inUpdate(t, db, func(tx *Tx) {
+		for i := 1; i < large; i++ {
+			if i%2 == 0 {
+				del(t, tx, tb, key(i))
+			} else {
+				put(t, tx, tb, key(i), "small")
+			}
+		}
+	})
+	evictAll(t, db)
+	check(t, db.Checkpoint(ctx))
+	check(t, db.CollectSpace(ctx))
+	if n := db.space.RunBytes(); n > 300_000 {
+		t.Errorf("%d bytes in runs, one value of 100,000 is left\n%v", n, db.Metrics())
+	}
+	inView(t, db, func(tx *Tx) { gets(t, tx, tb, key(0), string(value(0, 100_000))); gets(t, tx, tb, key(1), "small") })
+	checkStore(t, db)
+	mustClose(t, db)
+}
+
 // With most rows deleted the space comes back: tombstones go, too, and large
 // values that only a tombstone hides. A snapshot from before keeps its rows, which
 // are rewritten with the rest; when it ends, they go.

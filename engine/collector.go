@@ -57,12 +57,13 @@ type collector struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	due, hard atomic.Int64 // bytes in runs: for the next survey, for the gate
-	left      int64        // bytes in runs behind the last pass; guarded by mu, as soft
-	soft      int64        // hard between passes
-	low       atomic.Int64 // bytes in runs: below them due and hard are lowered
-	beside    atomic.Int64 // bytes in runs above which a pass beside a checkpoint looks again
-	owed      atomic.Bool  // a checkpoint has ended that put a survey off
+	due, hard atomic.Int64  // bytes in runs: for the next survey, for the gate
+	left      int64         // bytes in decided runs behind the last pass; guarded by mu, as soft
+	soft      int64         // hard between passes
+	low       atomic.Int64  // bytes in runs: below them due and hard are lowered
+	undecided atomic.Uint64 // who had much in runs then that was not committed; 0 nobody
+	beside    atomic.Int64  // bytes in runs above which a pass beside a checkpoint looks again
+	owed      atomic.Bool   // a checkpoint has ended that put a survey off
 	dueRows   atomic.Uint64
 	outcomes  atomic.Int64 // that a pass could not bring below their share
 
@@ -72,8 +73,9 @@ type collector struct {
 	gate   chan struct{}
 	queued bool // somebody has got it
 
-	live, dead    atomic.Int64 // bytes in runs, as of the last survey
-	rows, steps   int64        // in frames, and of a walk over them, then; guarded by mu
+	live, dead    atomic.Int64             // bytes in runs, as of the last survey
+	acquitted     map[leafKey]base.EditSeq // found to have no replaced large values; guarded by mu
+	rows, steps   int64                    // in frames, and of a walk over them, then; guarded by mu
 	surveys, runs atomic.Uint64
 }
 
@@ -138,6 +140,9 @@ func (c *collector) close(db *DB) {
 func (c *collector) isDue(db *DB) bool {
 	if many := db.cache.ManyOutcomes(); many > 0 && many > c.outcomes.Load()/8*9 {
 		return true
+	}
+	if id := base.TxnID(c.undecided.Load()); id != 0 && db.cache.Committed(id) {
+		return true // what it has replaced is dead now
 	}
 	return c.fallen(db) || db.space.RunBytes() > min(c.due.Load(), c.hard.Load()) || // somebody may be at the gate
 		db.cache.Stats.FramedRows.Load() > c.dueRows.Load()
@@ -209,9 +214,28 @@ func (c *collector) open(db *DB) {
 
 // settle says where the gate stands, runs having n bytes. REQUIRES: c.mu is held.
 func (c *collector) settle(db *DB, n int64) {
-	c.left, c.soft = n, c.softAt(n)
+	c.left, c.soft = n-c.pinned(db, n), c.softAt(n)
 	c.low.Store(n - max(c.least, n/4))
 	c.setGate(db, c.soft)
+}
+
+// pinned returns the bytes in runs of transactions that are not decided, and notes the
+// one with the most, if it is worth a survey when it has been committed: until then it
+// is not what replaces others. REQUIRES: c.mu is held.
+func (c *collector) pinned(db *DB, n int64) (bytes int64) {
+	of := map[base.TxnID]int64{}
+	most := base.TxnID(0)
+	for _, r := range db.space.RunInfos(nil) {
+		if r.Owner == 0 || db.cache.Committed(r.Owner) {
+			continue
+		}
+		bytes += r.Bytes
+		if of[r.Owner] += r.Bytes; of[r.Owner] > max(of[most], c.least, n/batchFraction) {
+			most = r.Owner
+		}
+	}
+	c.undecided.Store(uint64(most))
+	return bytes
 }
 
 // softAt is soft when runs have n bytes. REQUIRES: c.mu is held.
@@ -313,7 +337,7 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		c.rows = sv.Rows
 		p := c.plan(db, sv)
 		if len(p.victims) == 0 {
-			return nil
+			return c.unlink(db) // what the survey has dropped
 		}
 		n = db.space.RunBytes()
 		c.soft = min(c.soft, c.softAt(n)) // it went by what was live before
@@ -392,20 +416,25 @@ func (c *collector) unlink(db *DB) error {
 }
 
 // survey walks the leaf map. If many tombstones, or the data of a dropped table,
-// wait for a checkpoint only, it makes one and walks again.
+// wait for a checkpoint only, it makes one and walks again; so it does when large
+// values that were replaced have been dropped on the way.
 func (c *collector) survey(ctx context.Context, db *DB, p pace, mayCheckpoint bool) (*recordcache.Survey, error) {
 	sv := &recordcache.Survey{
 		Runs: map[base.RunID]recordcache.RunSurvey{}, Horizon: db.snaps.Horizon(), Checkpoint: db.cache.Checkpoint(),
 	}
 	err := c.walk(ctx, db, sv, nil, p)
 	c.surveys.Add(1)
-	if err == nil && mayCheckpoint && (sv.Held > sv.Rows/16 || db.droppable()) {
+	if err != nil || !mayCheckpoint {
+		return sv, err
+	}
+	if sv.Held > sv.Rows/16 || db.droppable() {
 		if err := db.ckpt.run(ctx, db); err != nil {
 			return nil, err
 		}
-		return c.survey(ctx, db, p, false)
+	} else if sv.Dropped == 0 {
+		return sv, nil
 	}
-	return sv, err
+	return c.survey(ctx, db, p, false)
 }
 
 // rewrite rewrites every leaf that lists a frame of a victim.
@@ -415,6 +444,39 @@ func (c *collector) rewrite(ctx context.Context, db *DB, victims map[base.RunID]
 	}
 	return c.walk(ctx, db, sv, victims, p)
 }
+
+// acquit drops the large values of a leaf that were replaced. A leaf whose entry has not
+// changed since is not looked at again. REQUIRES: c.mu is held.
+func (c *collector) acquit(ctx context.Context, db *DB, t *recordcache.Table, x *recordcache.Suspect, sv *recordcache.Survey) error {
+	k := leafKey{t.ID, string(x.Low)}
+	if c.acquitted[k] == x.Seq {
+		return nil
+	}
+	n := 0
+	err := c.patiently(ctx, db, func() (err error) {
+		n, err = db.cache.DropReplaced(ctx, t, x.Low)
+		return err
+	})
+	if sv.Dropped += n; err != nil || n > 0 {
+		return err
+	}
+	if len(c.acquitted) >= maxAcquitted {
+		clear(c.acquitted)
+	} else if c.acquitted == nil {
+		c.acquitted = map[leafKey]base.EditSeq{}
+	}
+	c.acquitted[k] = x.Seq
+	return nil
+}
+
+// leafKey names a leaf by its low fence.
+type leafKey struct {
+	table base.TableID
+	low   string
+}
+
+// maxAcquitted is how many leaves are remembered, some megabytes at most.
+const maxAcquitted = 1 << 14
 
 func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, victims map[base.RunID]bool, p pace) error {
 	var spans []recordcache.Span
@@ -429,6 +491,11 @@ func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, vi
 			for _, sp := range sv.Stale {
 				err := c.patiently(ctx, db, func() error { return db.cache.DropFrames(ctx, t, sp.Low, sp.High) })
 				if err != nil {
+					return err
+				}
+			}
+			for _, x := range sv.Suspects {
+				if err := c.acquit(ctx, db, t, &x, sv); err != nil {
 					return err
 				}
 			}

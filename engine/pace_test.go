@@ -187,3 +187,37 @@ func TestGateOpensAfterCheckpoint(t *testing.T) {
 	}
 	mustClose(t, db)
 }
+
+// What a transaction has written counted as live until its commit, and went on to count:
+// the gate stood where one pass had left both the rows and what was to replace them.
+// Transactions that each updated a whole table came to 378 % of its live bytes.
+func TestSurveyDueAfterLargeCommit(t *testing.T) {
+	db := mustOpen(t, memOptions())
+	c := &db.collect
+	c.close(db) // no pass but ours
+	c.least = 1
+	tb := mustTable(t, db, "t")
+	write := func(g int) *Tx {
+		tx := mustBegin(t, db, TxOptions{})
+		for i := range 1000 {
+			put(t, tx, tb, string(u64(uint64(i))), string(value(i+g, 100)))
+		}
+		evictAll(t, db)
+		return tx
+	}
+	commit(t, write(0))
+	large := write(1)
+	check(t, c.run(ctx, db))
+	if n := db.space.RunBytes(); c.isDue(db) || c.undecided.Load() == 0 || c.left > n/4*3 {
+		t.Errorf("a survey is due: %v; %d bytes left, %d in runs, most of %d", c.isDue(db), c.left, n, c.undecided.Load())
+	}
+	commit(t, large)
+	if !c.isDue(db) {
+		t.Error("no survey is due, and half of all is dead")
+	}
+	check(t, c.run(ctx, db))
+	if c.isDue(db) || c.undecided.Load() != 0 {
+		t.Error("a survey is due still")
+	}
+	mustClose(t, db)
+}

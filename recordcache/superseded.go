@@ -176,6 +176,12 @@ func (c *Cache) dropSuperseded(ctx context.Context, l *Leaf, least int) error {
 	if err != nil || len(drop) == 0 {
 		return err
 	}
+	return c.unlist(ctx, w, l, list, drop)
+}
+
+// unlist takes frames of the list off the leaf's, those that it lists still. They are
+// given by index. REQUIRES: no lock is held and nothing is reserved.
+func (c *Cache) unlist(ctx context.Context, w *worker, l *Leaf, list *frameList, drop []int) error {
 	if err := c.reserve(ctx, w, 0, 1); err != nil {
 		return err
 	}

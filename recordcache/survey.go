@@ -24,6 +24,10 @@ type Survey struct {
 	// Stale are, of the last step, the spans of leaves that list frames of owners
 	// whom a crash took: the sweeper knows nothing of these.
 	Stale []Span
+	// Suspects are, of the last step, leaves for DropReplaced; Dropped counts what it
+	// has dropped.
+	Suspects []Suspect
+	Dropped  int
 
 	// Horizon and Checkpoint say which tombstones may go.
 	Horizon    versionchain.Horizon
@@ -44,7 +48,7 @@ const surveyStep = 256
 // where to go on, nil at the end. Dropped tables are passed over. REQUIRES: no
 // lock is held.
 func (c *Cache) SurveyStep(t *Table, at []byte, s *Survey, victims map[base.RunID]bool, picked []Span) (next []byte, _ []Span, err error) {
-	s.Stale = s.Stale[:0]
+	s.Stale, s.Suspects = s.Stale[:0], s.Suspects[:0]
 	if t.Dropped.Load() != 0 {
 		return nil, picked, nil
 	}
@@ -59,6 +63,9 @@ func (c *Cache) SurveyStep(t *Table, at []byte, s *Survey, victims map[base.RunI
 			high = bytes.Clone(en.High)
 			if c.surveyLeaf(&en, s, victims) {
 				picked = append(picked, Span{bytes.Clone(en.Low), high})
+			}
+			if victims == nil && c.suspect(&en, s.Horizon) {
+				s.Suspects = append(s.Suspects, Suspect{Span{bytes.Clone(en.Low), high}, en.Seq})
 			}
 			if c.listsLost(&en) {
 				s.Stale = append(s.Stale, Span{bytes.Clone(en.Low), high})
