@@ -142,5 +142,6 @@ func TestIndexReadFaultInDDL(t *testing.T) {
 			return b.db.m.CheckIndex(ctx, ix, func(err error) { t.Errorf("found: %v", err) })
 		}, func() {})
 	}
+	waitSwept(t, b.db) // a sweep that met a fault is repeated
 	mustClose(t, b.db)
 }

@@ -201,15 +201,18 @@ func readded(a tablespace.Addr, fr *versionchain.Frame, o *versionchain.Outcome)
 // installWithin is install, but a hole is clipped to [low, high).
 func (t *Table) installWithin(key, low, high []byte) error {
 	c := t.cache
+	moved, sealed := t.moved.Load(), t.sealed.Load() // before the map is asked
 	en, found, holeLow, holeHigh, err := c.space.Lookup(t.ID, key)
 	if err != nil {
 		return err
+	}
+	if c.AfterLookup != nil {
+		c.AfterLookup()
 	}
 	if found {
 		c.space.ReleaseEntry(&en)
 		return t.installShort(key)
 	}
-	moved, sealed := t.moved.Load(), t.sealed.Load()
 	l := &Leaf{table: t, low: holeLow, high: holeHigh}
 	if bytes.Compare(low, l.low) > 0 {
 		l.low = low

@@ -70,7 +70,11 @@ func (m *Manager) sweepOne(s *sweep) {
 	swept := true
 	if s.temp != nil {
 		for _, rt := range s.temp.Tails() {
-			swept = swept && m.sweepRun(ctx, rt.Run, rt.Tail) == nil
+			err := m.sweepRun(ctx, rt.Run, rt.Tail)
+			for try := 0; err != nil && try < sweepTries && m.pause(ctx, nil) == nil; try++ {
+				err = m.sweepRun(ctx, rt.Run, rt.Tail) // a read that failed may succeed now
+			}
+			swept = swept && err == nil
 		}
 	}
 	m.drop(s)
@@ -80,6 +84,9 @@ func (m *Manager) sweepOne(s *sweep) {
 	// Otherwise the map may still name the owner: it stays known to be aborted
 	// until the store closes.
 }
+
+// sweepTries is how often a sweep of a run that failed is repeated, a second apart.
+const sweepTries = 3
 
 func (m *Manager) sweepRun(ctx context.Context, run base.RunID, tail uint64) error {
 	if !m.Space.Acquire(run) {
