@@ -30,7 +30,10 @@ func (c *Cache) makeRoom(w *Writer, l *Leaf, key []byte, need int) error {
 		// What is filled here in key order lies above all that the leaf lists: it
 		// gets a leaf of its own, which can be sealed whole.
 		w.NeedBytes = 4 << 10
-		return c.split(l, key, need, true)
+		if err := c.split(l, key, need, true); !errors.Is(err, errOneRecord) {
+			return err
+		}
+		return nil // it is not like that any more: look again
 	}
 	if w.Large && (listed || edge) {
 		rq := Request{Action: BacklogAll, Horizon: horizon}
