@@ -27,6 +27,7 @@ func (s *Scavenger) newHand() *hand {
 // a frame, its place in a list and its share of a merge cost the same whatever is
 // in it. Later everything is taken that can be: small transactions' rows are
 // chilled where a frame is not worth it, and framed when even that was not enough.
+// A leaf whose chilled rows cannot be read back is passed over.
 func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) {
 	s := h.s
 	rq := recordcache.Request{Action: recordcache.Backlog, Horizon: s.Horizon()}
@@ -37,6 +38,8 @@ func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) 
 		h.mean = h.bytes / h.met
 	}
 	h.met, h.bytes = 0, 0
+	var unread error
+	defer func() { s.unread.Store(&unread) }()
 	for visited, n := 0, s.Cache.Leaves()+1; visited < n; {
 		batch := s.Cache.Tick(h.batch)
 		if len(batch) == 0 {
@@ -47,7 +50,10 @@ func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) 
 			visited++
 			freed, err := h.take(ctx, l, &rq, patience)
 			if err != nil {
-				return moved, err
+				if err := s.over(ctx); err != nil {
+					return moved, err
+				}
+				unread = err // the others may be all that is needed
 			}
 			if freed {
 				moved = true
@@ -63,6 +69,14 @@ func (h *hand) sweep(ctx context.Context, patience int) (moved bool, err error) 
 		s.serve()
 	}
 	return moved, nil
+}
+
+// over returns why there is no going on after a leaf that failed, or nil.
+func (s *Scavenger) over(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.Failure()
 }
 
 // take relieves one leaf.

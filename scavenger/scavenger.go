@@ -32,8 +32,9 @@ type Scavenger struct {
 
 	flag     atomic.Bool
 	episodes atomic.Uint64
-	moved    atomic.Uint64 // steps that freed memory
-	still    atomic.Uint64 // rounds without patience that freed none
+	moved    atomic.Uint64         // steps that freed memory
+	still    atomic.Uint64         // rounds without patience that freed none
+	unread   atomic.Pointer[error] // of a leaf that the last sweep passed over
 	setFlag  atomic.Pointer[func(bool)]
 	track    atomic.Pointer[func(base.TxnID, base.LSN, uint64)]
 	stretch  atomic.Pointer[func(base.TxnID) []base.Epoch]
@@ -398,10 +399,19 @@ func (s *Scavenger) Wait(ctx context.Context, need int) error {
 				return nil
 			default:
 			}
-			return fmt.Errorf("%w: %d of %d bytes reserved, %d of them charged; nothing can be moved: %s",
-				base.ErrRecordMemory, s.Arena.Reserved(), s.Arena.Cap(), s.Arena.Charged(), s.Holders())
+			return s.nothing()
 		}
 	}
+}
+
+// nothing is what whoever has waited in vain is told.
+func (s *Scavenger) nothing() error {
+	err := fmt.Errorf("%w: %d of %d bytes reserved, %d of them charged; nothing can be moved: %s",
+		base.ErrRecordMemory, s.Arena.Reserved(), s.Arena.Cap(), s.Arena.Charged(), s.Holders())
+	if p := s.unread.Load(); p != nil && *p != nil {
+		return fmt.Errorf("%w; what could not be read: %w", err, *p)
+	}
+	return err
 }
 
 func (s *Scavenger) forget(w *waiter) {
@@ -416,7 +426,8 @@ func (s *Scavenger) forget(w *waiter) {
 }
 
 // Help backlogs up to n cold leaves in the caller's own time, while the flag is
-// up. REQUIRES: no lock is held.
+// up. A leaf that cannot be read is not the caller's business. REQUIRES: no lock is
+// held.
 func (s *Scavenger) Help(ctx context.Context, n int) error {
 	rq := recordcache.Request{Action: recordcache.Backlog, Horizon: s.Horizon()}
 	batch := make([]*recordcache.Leaf, 0, 1)
@@ -426,7 +437,10 @@ func (s *Scavenger) Help(ctx context.Context, n int) error {
 				continue
 			}
 			if _, err := s.Cache.Relieve(ctx, l, &rq); err != nil {
-				return err
+				if err := s.over(ctx); err != nil {
+					return err
+				}
+				continue
 			}
 			n--
 		}

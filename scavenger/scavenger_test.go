@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"go.uber.org/goleak"
 
 	"github.com/sakerdb/saker/backlog"
@@ -35,6 +37,9 @@ type bench struct {
 	fell  atomic.Int64 // bytes reserved when the flag fell
 	fail  atomic.Pointer[error]
 	hog   [][]byte
+	log   *seriallog.Log
+	// unread, if not nil, is what reads of the log fail with.
+	unread atomic.Pointer[error]
 }
 
 // newBench returns a bench whose scavenger is at work.
@@ -65,12 +70,18 @@ func restingBench(t *testing.T) *bench {
 			t.Fatal(err)
 		}
 	}
-	fs := vfs.NewMem()
+	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if p := b.unread.Load(); p != nil && op.Kind == errorfs.OpFileReadAt && strings.HasSuffix(op.Path, ".seg") {
+			return *p
+		}
+		return nil
+	}))
 	space, err := tablespace.Open(tablespace.Options{FS: fs, Dir: "space", Incarnation: 1})
 	must(err)
 	log, err := seriallog.Open(seriallog.Options{FS: fs, Dir: "log", Incarnation: 1, SegmentSize: 64 << 10, BufferSize: 256 << 10})
 	must(err)
 	must(log.StartWriting())
+	b.log = log
 	b.a, err = arena.New(1 << 20)
 	must(err)
 	horizon := func() versionchain.Horizon { return versionchain.Horizon{1} }
