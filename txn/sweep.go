@@ -3,6 +3,8 @@ package txn
 import (
 	"bytes"
 	"context"
+	"errors"
+	"time"
 
 	"github.com/sakerdb/saker/backlog"
 	"github.com/sakerdb/saker/internal/base"
@@ -47,46 +49,95 @@ func (m *Manager) sweep(s *sweep) {
 // Sweeping returns the number of rolled back transactions not yet swept.
 func (m *Manager) Sweeping() int64 { return m.sweeping.Load() }
 
+// sweepLoop is the sweeper. What could not be swept because a read failed is swept
+// again after a pause, which doubles as long as there is such; others go first.
 func (m *Manager) sweepLoop() {
 	defer m.sweepers.Done()
-	for s := range m.sweeps {
-		m.sweepOne(s)
-		m.sweeping.Add(-1)
+	var failed []*sweep
+	var again <-chan time.Time
+	pause := sweepPause
+	do := func(s *sweep) {
+		if m.sweepOne(s) {
+			m.sweeping.Add(-1)
+			return
+		}
+		if failed = append(failed, s); again == nil {
+			again = time.After(pause) //nolint:forbidigo // nobody tells when the disk reads again
+		}
+	}
+	for {
+		select {
+		case s, ok := <-m.sweeps:
+			if !ok {
+				for _, s := range failed {
+					m.drop(s) // recovery does the rest
+					m.sweeping.Add(-1)
+				}
+				return
+			}
+			do(s)
+		case <-again:
+			list := failed
+			failed, again = nil, nil
+			pause = min(2*pause, maxSweepPause)
+			for _, s := range list {
+				do(s)
+			}
+			if len(failed) == 0 {
+				pause = sweepPause
+			}
+		}
 	}
 }
 
+// How long the sweeper waits before it tries again what it could not read.
+const (
+	sweepPause    = 20 * time.Millisecond
+	maxSweepPause = 2 * time.Second
+)
+
 // sweepOne cleans the leaves of resident garbage, takes the owner's frames out
-// of the leaf map by the index of its runs, and unlinks the runs.
-func (m *Manager) sweepOne(s *sweep) {
+// of the leaf map by the index of its runs, and unlinks the runs. It reports false if
+// a read failed that may succeed another time: then the runs are there still.
+func (m *Manager) sweepOne(s *sweep) (done bool) {
 	ctx := context.Background()
-	defer func() {
-		for _, seg := range s.segs {
-			m.Log.Unpin(seg)
-		}
-	}()
-	if err := m.Cache.Settle(ctx, m.snaps.horizon()); err != nil {
-		return // the owner stays known to be aborted
+	err := m.Cache.Settle(ctx, m.snaps.horizon())
+	for _, seg := range s.segs {
+		m.Log.Unpin(seg)
 	}
-	swept := true
-	if s.temp != nil {
-		for _, rt := range s.temp.Tails() {
-			err := m.sweepRun(ctx, rt.Run, rt.Tail)
-			for try := 0; err != nil && try < sweepTries && m.pause(ctx, nil) == nil; try++ {
-				err = m.sweepRun(ctx, rt.Run, rt.Tail) // a read that failed may succeed now
-			}
-			swept = swept && err == nil
-		}
+	s.segs = nil
+	if err != nil {
+		return true // the owner stays known to be aborted
+	}
+	unread, damaged := m.sweepRuns(ctx, s)
+	if unread && !m.stopping() && m.Failure() == nil {
+		return false
 	}
 	m.drop(s)
-	if swept && !m.stopping() {
+	if !unread && !damaged && !m.stopping() {
 		m.retire(s.out, false)
 	}
 	// Otherwise the map may still name the owner: it stays known to be aborted
 	// until the store closes.
+	return true
 }
 
-// sweepTries is how often a sweep of a run that failed is repeated, a second apart.
-const sweepTries = 3
+// sweepRuns sweeps the runs, and reports whether there was one that could not be read,
+// and one that is damaged.
+func (m *Manager) sweepRuns(ctx context.Context, s *sweep) (unread, damaged bool) {
+	if s.temp == nil {
+		return false, false
+	}
+	for _, rt := range s.temp.Tails() {
+		err := m.sweepRun(ctx, rt.Run, rt.Tail)
+		if _, bad := errors.AsType[*base.CorruptionError](err); bad {
+			damaged = true
+		} else if err != nil {
+			unread = true
+		}
+	}
+	return unread, damaged
+}
 
 func (m *Manager) sweepRun(ctx context.Context, run base.RunID, tail uint64) error {
 	if !m.Space.Acquire(run) {
