@@ -90,26 +90,35 @@ func (e *env) check(s store, l *ledger) error {
 	return errors.Join(l.verify(s), s.close(), os.RemoveAll(e.dir))
 }
 
-// commits are durable transactions of one new row each, at random keys. The
-// store stays open over all rounds, as it would in a program: its log gets into
-// its stride once.
-type commits struct {
+// kept is a store that stays open over all rounds, as it would in a program: its log
+// and its caches get into their stride once.
+type kept struct {
 	env
 	s      store
 	ledger ledger
 }
+
+// warmed runs the workload before anything is measured: first segments, first
+// memtables, what was loaded gets into the caches, its checkpoint passes.
+func (k *kept) warmed(w session, run func(int, time.Duration) (sample, error)) (session, error) {
+	if _, err := run(1, k.c.warm); err != nil {
+		return nil, errors.Join(err, k.s.close())
+	}
+	return w, nil
+}
+
+func (k *kept) finish() error { return k.check(k.s, &k.ledger) }
+
+// commits are durable transactions of one new row each, at random keys.
+type commits struct{ kept }
 
 func startCommits(e env) (session, error) {
 	s, err := e.open(e.dir, e.c.memory)
 	if err != nil {
 		return nil, err
 	}
-	w := &commits{env: e, s: s, ledger: ledger{order: atRandom, valueSize: e.c.valueSize}}
-	// Not measured: first segments, first memtables, the first checkpoint.
-	if _, err := w.run(1, e.c.warm); err != nil {
-		return nil, errors.Join(err, s.close())
-	}
-	return w, nil
+	w := &commits{kept{env: e, s: s, ledger: ledger{order: atRandom, valueSize: e.c.valueSize}}}
+	return w.warmed(w, w.run)
 }
 
 func (w *commits) cell(goroutines int) (sample, error) {
@@ -141,8 +150,6 @@ func (w *commits) run(goroutines int, d time.Duration) (sample, error) {
 	})
 }
 
-func (w *commits) finish() error { return w.check(w.s, &w.ledger) }
-
 // loads are transactions of -rows rows, each into a new store.
 type loads struct {
 	env
@@ -173,37 +180,29 @@ func (w *loads) cell(int) (sample, error) {
 func (w *loads) finish() error { return os.RemoveAll(w.dir) }
 
 // loaded opens the store and loads -rows rows.
-func (e *env) loaded() (store, ledger, error) {
-	l := ledger{order: atRandom, valueSize: e.c.valueSize, counts: []uint64{e.c.rows}}
+func loaded(e env) (kept, error) {
 	s, err := e.open(e.dir, e.c.memory)
 	if err != nil {
-		return nil, l, err
+		return kept{}, err
 	}
+	l := ledger{order: atRandom, valueSize: e.c.valueSize, counts: []uint64{e.c.rows}}
 	if err := s.load(l.rows(0, e.c.rows)); err != nil {
-		return nil, l, errors.Join(err, s.close())
+		return kept{}, errors.Join(err, s.close())
 	}
-	return s, l, nil
+	return kept{e, s, l}, nil
 }
 
 // gets are reads at random of -rows rows, loaded once, each goroutine in one
 // snapshot for a cell. The value of each is compared.
-type gets struct {
-	env
-	s      store
-	ledger ledger
-}
+type gets struct{ kept }
 
 func startGets(e env) (session, error) {
-	s, l, err := e.loaded()
+	k, err := loaded(e)
 	if err != nil {
 		return nil, err
 	}
-	w := &gets{env: e, s: s, ledger: l}
-	// Not measured: what was loaded gets into the caches.
-	if _, err := w.run(1, e.c.warm); err != nil {
-		return nil, errors.Join(err, s.close())
-	}
-	return w, nil
+	w := &gets{k}
+	return w.warmed(w, w.run)
 }
 
 func (w *gets) cell(goroutines int) (sample, error) { return w.run(goroutines, w.c.cell) }
@@ -234,35 +233,24 @@ func (w *gets) run(goroutines int, d time.Duration) (sample, error) {
 	})
 }
 
-func (w *gets) finish() error { return w.check(w.s, &w.ledger) }
-
 // updates are transactions that read a row at random, of -rows rows loaded once, and
 // write it with the number in it one higher. They are not synced. In the end each row
 // must have been updated as often as its updates were acknowledged.
-type updates struct {
-	env
-	s      store
-	ledger ledger
-}
+type updates struct{ kept }
 
 func startUpdates(e env) (session, error) {
-	s, l, err := e.loaded()
+	k, err := loaded(e)
 	if err != nil {
 		return nil, err
 	}
-	w := &updates{env: e, s: s, ledger: l}
+	w := &updates{k}
 	w.ledger.updates = make([]atomic.Uint32, e.c.rows)
-	if r, ok := s.(relaxer); ok {
-		err = r.relax()
+	if r, ok := w.s.(relaxer); ok {
+		if err := r.relax(); err != nil {
+			return nil, errors.Join(err, w.s.close())
+		}
 	}
-	// Not measured: what was loaded gets into the caches, and its checkpoint passes.
-	if err == nil {
-		_, err = w.run(1, e.c.warm)
-	}
-	if err != nil {
-		return nil, errors.Join(err, s.close())
-	}
-	return w, nil
+	return w.warmed(w, w.run)
 }
 
 func (w *updates) cell(goroutines int) (sample, error) { return w.run(goroutines, w.c.cell) }
@@ -289,5 +277,3 @@ func (w *updates) run(goroutines int, d time.Duration) (sample, error) {
 		return nil
 	})
 }
-
-func (w *updates) finish() error { return w.check(w.s, &w.ledger) }
