@@ -1,18 +1,15 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/sakerdb/saker/internal/base"
 	"github.com/sakerdb/saker/recordcache"
-	"github.com/sakerdb/saker/tablespace"
 )
 
 // collector gives the space back that superseded rows take in runs. A run goes
@@ -49,8 +46,9 @@ import (
 //     their rows go on without a name.
 //   - Whoever waits at the gate goes on when a pass has ended, whatever it
 //     achieved: what snapshots or live transactions pin stops no writer. A pass
-//     ends: it has so many batches at most, and each must remove a run. One that its
-//     caller cancels is made again, by the collector itself.
+//     ends: it has so many batches at most, and each must remove a run, or find a leaf
+//     that cannot be read. One that its caller cancels is made again, by the collector
+//     itself.
 type collector struct {
 	mu     mutex // held by a running pass
 	kick   chan struct{}
@@ -73,9 +71,9 @@ type collector struct {
 	gate   chan struct{}
 	queued bool // somebody has got it
 
-	live, dead    atomic.Int64             // bytes in runs, as of the last survey
-	acquitted     map[leafKey]base.EditSeq // found to have no replaced large values; guarded by mu
-	rows, steps   int64                    // in frames, and of a walk over them, then; guarded by mu
+	live, dead    atomic.Int64 // bytes in runs, as of the last survey
+	rows, steps   int64        // in frames, and of a walk over them, then; guarded by mu
+	unreadable    unreadable   // of a running pass; guarded by mu
 	surveys, runs atomic.Uint64
 }
 
@@ -204,14 +202,6 @@ func (db *DB) crowded() <-chan struct{} {
 	return db.collect.crowded(db)
 }
 
-// open lets those at the gate go on and says when the next survey is due.
-// REQUIRES: c.mu is held.
-func (c *collector) open(db *DB) {
-	n := db.space.RunBytes()
-	c.next(db, n)
-	c.settle(db, n)
-}
-
 // settle says where the gate stands, runs having n bytes. REQUIRES: c.mu is held.
 func (c *collector) settle(db *DB, n int64) {
 	c.left, c.soft = n-c.pinned(db, n), c.softAt(n)
@@ -310,7 +300,13 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		return err
 	}
 	defer c.mu.unlock()
-	defer func() { c.end(ctx, db) }()
+	c.unreadable = unreadable{}
+	defer func() {
+		c.end(ctx, db)
+		if err == nil {
+			err = c.unreadable.err
+		}
+	}()
 	c.lower(db)
 	for range maxBatches {
 		if err := db.failed(); err != nil {
@@ -349,18 +345,21 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		}
 		gone := c.gone(db, p.victims)
 		c.runs.Add(uint64(gone))
-		if gone == 0 {
+		if spared := c.unreadable.spare(p.victims); gone == 0 && !spared {
 			return nil // something pins them
 		}
 	}
 	return nil
 }
 
-// end is the end of a pass. One that its caller has cancelled has left nothing: the
-// survey stays due, and is the collector's own. REQUIRES: c.mu is held.
+// end is the end of a pass: it lets those at the gate go on and says when the next
+// survey is due. One that its caller has cancelled has left nothing: the survey stays
+// due, and is the collector's own. REQUIRES: c.mu is held.
 func (c *collector) end(ctx context.Context, db *DB) {
 	if ctx.Err() == nil {
-		c.open(db)
+		n := db.space.RunBytes()
+		c.next(db, n)
+		c.settle(db, n)
 		return
 	}
 	c.setGate(db, c.soft)
@@ -419,11 +418,12 @@ func (c *collector) unlink(db *DB) error {
 // wait for a checkpoint only, it makes one and walks again; so it does when large
 // values that were replaced have been dropped on the way.
 func (c *collector) survey(ctx context.Context, db *DB, p pace, mayCheckpoint bool) (*recordcache.Survey, error) {
-	sv := &recordcache.Survey{
-		Runs: map[base.RunID]recordcache.RunSurvey{}, Horizon: db.snaps.Horizon(), Checkpoint: db.cache.Checkpoint(),
-	}
+	sv := newSurvey(db)
 	err := c.walk(ctx, db, sv, nil, p)
 	c.surveys.Add(1)
+	if err == nil {
+		db.cache.Weigh(ctx, sv)
+	}
 	if err != nil || !mayCheckpoint {
 		return sv, err
 	}
@@ -439,44 +439,14 @@ func (c *collector) survey(ctx context.Context, db *DB, p pace, mayCheckpoint bo
 
 // rewrite rewrites every leaf that lists a frame of a victim.
 func (c *collector) rewrite(ctx context.Context, db *DB, victims map[base.RunID]bool, p pace) error {
-	sv := &recordcache.Survey{
+	return c.walk(ctx, db, newSurvey(db), victims, p)
+}
+
+func newSurvey(db *DB) *recordcache.Survey {
+	return &recordcache.Survey{
 		Runs: map[base.RunID]recordcache.RunSurvey{}, Horizon: db.snaps.Horizon(), Checkpoint: db.cache.Checkpoint(),
 	}
-	return c.walk(ctx, db, sv, victims, p)
 }
-
-// acquit drops the large values of a leaf that were replaced. A leaf whose entry has not
-// changed since is not looked at again. REQUIRES: c.mu is held.
-func (c *collector) acquit(ctx context.Context, db *DB, t *recordcache.Table, x *recordcache.Suspect, sv *recordcache.Survey) error {
-	k := leafKey{t.ID, string(x.Low)}
-	if c.acquitted[k] == x.Seq {
-		return nil
-	}
-	n := 0
-	err := c.patiently(ctx, db, func() (err error) {
-		n, err = db.cache.DropReplaced(ctx, t, x.Low)
-		return err
-	})
-	if sv.Dropped += n; err != nil || n > 0 {
-		return err
-	}
-	if len(c.acquitted) >= maxAcquitted {
-		clear(c.acquitted)
-	} else if c.acquitted == nil {
-		c.acquitted = map[leafKey]base.EditSeq{}
-	}
-	c.acquitted[k] = x.Seq
-	return nil
-}
-
-// leafKey names a leaf by its low fence.
-type leafKey struct {
-	table base.TableID
-	low   string
-}
-
-// maxAcquitted is how many leaves are remembered, some megabytes at most.
-const maxAcquitted = 1 << 14
 
 func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, victims map[base.RunID]bool, p pace) error {
 	var spans []recordcache.Span
@@ -495,14 +465,19 @@ func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, vi
 				}
 			}
 			for _, x := range sv.Suspects {
-				if err := c.acquit(ctx, db, t, &x, sv); err != nil {
+				err := c.patiently(ctx, db, func() error {
+					n, err := db.cache.DropReplaced(ctx, t, &x)
+					sv.Dropped += n
+					return err
+				})
+				if err != nil {
 					return err
 				}
 			}
 			for i, sp := range spans {
 				c.raise(db, p, float64(steps)+float64(i)/float64(len(spans)))
 				err := c.patiently(ctx, db, func() error { return db.cache.Collect(ctx, t, sp, victims) })
-				if err != nil {
+				if err := c.unreadable.bear(ctx, db, err); err != nil {
 					return err
 				}
 			}
@@ -545,80 +520,6 @@ func (c *collector) giveWay(ctx context.Context, db *DB) error {
 	case <-time.After(time.Millisecond): //nolint:forbidigo // a pause, ended by the context; nothing is waited for
 		return nil
 	}
-}
-
-// plan is what to rewrite next.
-type plan struct {
-	victims    map[base.RunID]bool
-	live, dead int64
-	copied     int64 // bytes that this adds: what is dead of the leaves is not written again
-}
-
-// plan chooses the runs with the least live share, up to a sixteenth of all bytes,
-// if more than maxDeadShare of all is dead.
-func (c *collector) plan(db *DB, sv *recordcache.Survey) plan {
-	p := plan{victims: map[base.RunID]bool{}}
-	current := db.temps.PermanentID()
-	share := func(r *tablespace.RunInfo) int64 { return sv.Runs[r.Run].Live * 100 / max(r.Bytes, 1) }
-	var list []tablespace.RunInfo
-	total, roll := int64(0), false
-	for _, r := range db.space.RunInfos(nil) {
-		if r.Owner != 0 && !db.cache.Committed(r.Owner) {
-			continue // temporary: its owner's, or the sweeper's
-		}
-		total += r.Bytes
-		p.live += min(sv.Runs[r.Run].Live, r.Bytes)
-		roll = roll || (r.Run == current && r.Bytes > c.least/4 && share(&r) < maxLiveShare)
-		if r.Sealed && r.Listed > 0 && share(&r) < maxLiveShare {
-			list = append(list, r)
-		}
-	}
-	p.dead = total - p.live
-	c.live.Store(p.live)
-	c.dead.Store(p.dead)
-	if p.dead < c.least/2 || p.dead*100 < total*maxDeadShare {
-		p.victims = c.namesakes(db, max(c.least, total/batchFraction))
-		return p
-	}
-	if roll {
-		db.temps.Roll() // it is a victim next time
-	}
-	cost := func(r *tablespace.RunInfo) int64 { return sv.Runs[r.Run].Cost * 1000 / max(r.Bytes, 1) }
-	slices.SortFunc(list, func(a, b tablespace.RunInfo) int { return cmp.Compare(cost(&a), cost(&b)) })
-	budget := max(c.least, total/batchFraction)
-	for i := range list {
-		n := sv.Runs[list[i].Run].Cost
-		if n > budget && len(p.victims) > 0 {
-			break
-		}
-		p.victims[list[i].Run] = true
-		p.copied += n
-		budget -= n
-	}
-	p.copied = int64(float64(p.copied) * float64(p.live) / float64(max(total, 1)))
-	return p
-}
-
-// namesakes chooses the smallest runs of decided owners, if outcomes take too much
-// memory: as many as make room enough, of budget bytes at most.
-func (c *collector) namesakes(db *DB, budget int64) map[base.RunID]bool {
-	victims := map[base.RunID]bool{}
-	many := db.cache.ManyOutcomes()
-	if many == 0 {
-		return victims
-	}
-	list := slices.DeleteFunc(db.space.RunInfos(nil), func(r tablespace.RunInfo) bool {
-		return r.Owner == 0 || !r.Sealed || r.Listed == 0 || !db.cache.Committed(r.Owner)
-	})
-	slices.SortFunc(list, func(a, b tablespace.RunInfo) int { return cmp.Compare(a.Bytes, b.Bytes) })
-	for _, r := range list {
-		if budget -= r.Bytes; budget < 0 || many <= 0 {
-			break
-		}
-		victims[r.Run] = true
-		many -= recordcache.OutcomeBytes
-	}
-	return victims
 }
 
 // CollectSpace gives back what superseded and deleted rows take on disk, as far as

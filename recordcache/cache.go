@@ -105,6 +105,8 @@ type Cache struct {
 	// worth it or not: tests have small leaves.
 	AlwaysWhole atomic.Bool
 	shortMu     sync.Mutex // held, over I/O, by whoever makes a list in the map shorter
+	acquitted   acquittals
+	undone      undoneShares
 	Stats       Stats
 
 	mu       sync.RWMutex // guards tables and owners

@@ -20,6 +20,12 @@ import (
 // newTestCache returns a cache with one table, in which nobody is at work.
 func newTestCache(t *testing.T) (*Cache, *Table) {
 	t.Helper()
+	return newTestCacheOn(t, tablespace.Options{})
+}
+
+// newTestCacheOn is newTestCache on a space with these options, on a disk of its own.
+func newTestCacheOn(t *testing.T, o tablespace.Options) (*Cache, *Table) {
+	t.Helper()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -32,7 +38,8 @@ func newTestCache(t *testing.T) (*Cache, *Table) {
 	log, err := seriallog.Open(seriallog.Options{FS: fs, Dir: "log", Incarnation: 1})
 	must(err)
 	must(log.StartWriting())
-	space, err := tablespace.Open(tablespace.Options{FS: fs, Dir: "space", Incarnation: 1})
+	o.FS, o.Dir, o.Incarnation = fs, "space", 1
+	space, err := tablespace.Open(o)
 	must(err)
 	c, err := New(Options{
 		Arena: a, Space: space, Log: log, Backlog: backlog.NewStore(space), Reg: &versionchain.Registry{}, Incarnation: 1,

@@ -198,7 +198,8 @@ func (fl *frameList) pickVictims(victims map[base.RunID]bool) (small, large []in
 }
 
 // deadLarge returns the large values of the list that rows hide from every
-// reader: whatever is in rows is newer than memory has it, or as new.
+// reader: whatever is in rows is newer than memory has it, or as new. Whether their
+// owner rolled them back does not matter then.
 func (m *merging) deadLarge(g *group, rows []versionchain.Row, h versionchain.Horizon) (dead []int) {
 	for i := range m.list.frames {
 		f := &m.list.frames[i]
@@ -206,19 +207,20 @@ func (m *merging) deadLarge(g *group, rows []versionchain.Row, h versionchain.Ho
 		if !ok || !f.Large || f.First == nil || slices.Contains(g.pick, i) {
 			continue
 		}
-		if newer, ok := nextNewer(rows, f.First, ts); ok && !h.Needs(ts, newer) {
+		if newer, ok := nextNewer(rows, f.First, ts, f.Leave); ok && !h.Needs(ts, newer) {
 			dead = append(dead, i)
 		}
 	}
 	return dead
 }
 
-// nextNewer returns the least timestamp above ts that rows have of key, locks
-// apart.
-func nextNewer(rows []versionchain.Row, key []byte, ts base.CommitTS) (newer base.CommitTS, ok bool) {
+// nextNewer returns the timestamp of the oldest of rows, locks apart, that is of key and
+// newer than ts; or as old, and of a greater leave number: the same transaction wrote it
+// later.
+func nextNewer(rows []versionchain.Row, key []byte, ts base.CommitTS, leave base.Leave) (newer base.CommitTS, ok bool) {
 	for i := range rows {
 		r := &rows[i]
-		if r.Kind != base.KindLock && r.TS > ts && bytes.Equal(r.Key, key) {
+		if r.Kind != base.KindLock && (r.TS > ts || r.TS == ts && r.Leave > leave) && bytes.Equal(r.Key, key) {
 			newer, ok = r.TS, true // rows of a key come newest first
 		}
 	}

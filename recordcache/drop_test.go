@@ -63,6 +63,9 @@ func TestNoLeafOfDroppedTable(t *testing.T) {
 	if err := c.DropFrames(context.Background(), tb, []byte{}, []byte("z")); err != nil {
 		t.Error(err)
 	}
+	if _, err := c.DropReplaced(context.Background(), tb, &Suspect{low: []byte("k00")}); err != nil {
+		t.Error(err) // it ended a pass of the collector
+	}
 	if err := c.Merge(context.Background(), tb, []byte("k00"), nil); err != nil && !errors.Is(err, base.ErrTableNotFound) {
 		t.Error(err)
 	}

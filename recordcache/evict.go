@@ -376,7 +376,7 @@ func (l *Leaf) sealList(c *Cache, w *worker, kept, whole bool) error {
 	if committed {
 		e.NeedSync()
 	}
-	frames, err := c.placeAll(make([]frame, 0, len(w.coded)+l.listLen()), w, e, l.table, 0, len(w.coded))
+	frames, err := c.placeAll(make([]frame, 0, len(w.coded)+l.listLen()), w, e, l.table)
 	if err != nil {
 		w.end(e)
 		return err
@@ -432,17 +432,17 @@ func (l *Leaf) sealPieces(c *Cache, w *worker, edge []byte) error {
 	if committed {
 		e.NeedSync()
 	}
+	frames, err := c.placeAll(make([]frame, 0, len(w.coded)), w, e, l.table)
+	if err != nil {
+		w.end(e)
+		return err
+	}
 	for p := range pieces {
-		to := len(w.coded)
+		to := len(frames)
 		if p+1 < len(pieces) {
 			to = pieces[p+1].from
 		}
-		nl := &frameList{seq: e.Seq()}
-		if nl.frames, err = c.placeAll(nil, w, e, l.table, pieces[p].from, to); err != nil {
-			w.end(e)
-			return err
-		}
-		l.putEntry(e, pieces[p].low, pieces[p].high, nl)
+		l.putEntry(e, pieces[p].low, pieces[p].high, &frameList{seq: e.Seq(), frames: frames[pieces[p].from:to]})
 	}
 	l.list.dropGone(e)
 	w.end(e)

@@ -255,13 +255,13 @@ func (fl *frameList) overlapping() int {
 	return n
 }
 
-// committedTS returns the timestamp of a frame whose rows are all permanent.
+// committedTS returns the timestamp of a frame whose owner is committed, or that has none.
 func (f *frame) committedTS() (base.CommitTS, bool) {
 	if f.out == nil {
 		return f.Newest, true
 	}
 	st, ts := f.out.Status()
-	return ts, st == versionchain.Committed && len(f.out.Dead()) == 0
+	return ts, st == versionchain.Committed
 }
 
 // emptyForCut backlogs what is resident of a leaf that has grown large in

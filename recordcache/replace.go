@@ -36,24 +36,25 @@ func (l *Leaf) replace(c *Cache, w *worker, m *merging) error {
 	}
 	l.charged += more
 	e := c.space.BeginEdit()
+	if m.groups[0].owner == nil {
+		e.NeedSync()
+	}
+	made, err := c.placeAll(make([]frame, 0, len(w.coded)), w, e, l.table)
+	if err != nil {
+		w.end(e)
+		l.settleCharge(c)
+		return err
+	}
 	l.list.dropGone(e)
 	for a := range picked {
 		e.Refs(a.Run, -1)
 	}
-	if m.groups[0].owner == nil {
-		e.NeedSync()
-	}
-	for i := range w.coded {
-		f, err := c.place(w, e, l.table, i)
-		if err != nil {
-			w.end(e)
-			return err
-		}
-		f.Merged = true
+	for i := range made {
+		made[i].Merged = true
 		if spread && i > 0 {
-			l.putEntry(e, fences[i], fences[i+1], newList(e.Seq(), []frame{f}))
+			l.putEntry(e, fences[i], fences[i+1], newList(e.Seq(), made[i:i+1]))
 		} else {
-			kept = append(kept, f)
+			kept = append(kept, made[i])
 		}
 	}
 	nl := newList(e.Seq(), kept)

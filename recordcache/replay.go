@@ -118,9 +118,8 @@ func (t *Table) Readd(ctx context.Context, a tablespace.Addr, fr *versionchain.F
 		}
 		l := t.lockKey(nil, at)
 		if l == nil {
-			err := t.installWithin(at, low, high)
-			c.unreserve(w)
-			if err != nil {
+			c.unreserve(w) // a list that is to become shorter takes room of its own
+			if err := t.installWithin(at, low, high); err != nil {
 				return err
 			}
 			continue
@@ -198,7 +197,8 @@ func readded(a tablespace.Addr, fr *versionchain.Frame, o *versionchain.Outcome)
 	return f
 }
 
-// installWithin is install, but a hole is clipped to [low, high).
+// installWithin is installShort, but a hole is clipped to [low, high). REQUIRES: nothing
+// is reserved.
 func (t *Table) installWithin(key, low, high []byte) error {
 	c := t.cache
 	moved, sealed := t.moved.Load(), t.sealed.Load() // before the map is asked

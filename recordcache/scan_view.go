@@ -148,6 +148,7 @@ func (it *Iter) capture(l *Leaf, high []byte) (held runHold, err error) {
 		f, err := l.page.Visible(i, it.r)
 		if err != nil {
 			l.mu.RUnlock()
+			it.unpin()
 			return held, err
 		}
 		if f.Off == 0 {
@@ -169,23 +170,38 @@ func (it *Iter) capture(l *Leaf, high []byte) (held runHold, err error) {
 		held = c.acquire(l.list)
 	}
 	l.mu.RUnlock()
-	if !chilled {
-		return held, nil
+	if chilled {
+		err = it.thaw()
+		it.unpin()
 	}
+	return held, err
+}
+
+// thaw reads back the chilled rows of the view. REQUIRES: their segments are pinned.
+func (it *Iter) thaw() (err error) {
 	for i := range it.rows {
 		d := &it.rows[i]
 		if d.lsn == 0 {
 			continue
 		}
-		if err == nil {
-			start := len(it.buf)
-			key := bytes.Clone(it.buf[d.key[0]:d.key[1]])
-			it.buf, err = c.thaw(d.lsn, d.rowLen, it.sc, it.buf, key)
-			d.val = [2]int{start, len(it.buf)}
+		start := len(it.buf)
+		key := bytes.Clone(it.buf[d.key[0]:d.key[1]])
+		if it.buf, err = it.t.cache.thaw(d.lsn, d.rowLen, it.sc, it.buf, key); err != nil {
+			return err
 		}
-		c.log.Unpin(c.log.SegmentOf(d.lsn))
+		d.val = [2]int{start, len(it.buf)}
 	}
-	return held, err
+	return nil
+}
+
+// unpin gives back the log segments of the chilled rows captured so far.
+func (it *Iter) unpin() {
+	log := it.t.cache.log
+	for i := range it.rows {
+		if d := &it.rows[i]; d.lsn != 0 {
+			log.Unpin(log.SegmentOf(d.lsn))
+		}
+	}
 }
 
 func (it *Iter) put(b []byte) [2]int {

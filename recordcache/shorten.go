@@ -193,6 +193,13 @@ func (t *Table) rewrite(w *worker, m *merging, cuts [][]byte, key []byte) error 
 	}
 	e := c.space.BeginEdit()
 	defer w.end(e)
+	if len(m.groups) > 0 && m.groups[0].owner == nil {
+		e.NeedSync()
+	}
+	made, err := c.placeAll(make([]frame, 0, len(w.coded)), w, e, t)
+	if err != nil {
+		return err
+	}
 	m.list.dropGone(e)
 	for a := range picked {
 		e.Refs(a.Run, -1)
@@ -200,17 +207,10 @@ func (t *Table) rewrite(w *worker, m *merging, cuts [][]byte, key []byte) error 
 	for _, r := range m.left {
 		e.Refs(r, -1)
 	}
-	if len(m.groups) > 0 && m.groups[0].owner == nil {
-		e.NeedSync()
-	}
 	for p := range parts {
 		for _, i := range parts[p].coded {
-			f, err := c.place(w, e, t, i)
-			if err != nil {
-				return err
-			}
-			f.Merged = true
-			parts[p].frames = append(parts[p].frames, f)
+			made[i].Merged = true
+			parts[p].frames = append(parts[p].frames, made[i])
 		}
 	}
 	for i := range m.list.frames {

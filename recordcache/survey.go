@@ -28,6 +28,7 @@ type Survey struct {
 	// has dropped.
 	Suspects []Suspect
 	Dropped  int
+	samples  map[base.RunID]*sample // for Weigh
 
 	// Horizon and Checkpoint say which tombstones may go.
 	Horizon    versionchain.Horizon
@@ -64,8 +65,10 @@ func (c *Cache) SurveyStep(t *Table, at []byte, s *Survey, victims map[base.RunI
 			if c.surveyLeaf(&en, s, victims) {
 				picked = append(picked, Span{bytes.Clone(en.Low), high})
 			}
-			if victims == nil && c.suspect(&en, s.Horizon) {
-				s.Suspects = append(s.Suspects, Suspect{Span{bytes.Clone(en.Low), high}, en.Seq})
+			if victims == nil {
+				if f, ok := c.suspect(t, &en, s.Horizon); ok {
+					s.Suspects = append(s.Suspects, Suspect{bytes.Clone(en.Low), f})
+				}
 			}
 			if c.listsLost(&en) {
 				s.Stale = append(s.Stale, Span{bytes.Clone(en.Low), high})
@@ -119,6 +122,9 @@ func (c *Cache) surveyLeaf(en *tablespace.Entry, s *Survey, victims map[base.Run
 		}
 		ours[i] = true
 		picked = picked || victims[f.Run]
+		if victims == nil {
+			c.sample(f, ts, s)
+		}
 		if f.Large {
 			if f.First != nil && large[string(f.First)] {
 				ours[i] = false // another value of the record is counted

@@ -235,9 +235,11 @@ func (c *Cache) place(w *worker, e *tablespace.EditTx, t *Table, i int) (f frame
 	return f, nil
 }
 
-// placeAll places the encoded frames [from, to) and appends their list entries to dst.
-func (c *Cache) placeAll(dst []frame, w *worker, e *tablespace.EditTx, t *Table, from, to int) ([]frame, error) {
-	for i := from; i < to; i++ {
+// placeAll places the encoded frames and appends their list entries to dst. It fails
+// only if the store has: nothing of the edit is applied then, but lookups see what it
+// puts. So it comes before anything is put.
+func (c *Cache) placeAll(dst []frame, w *worker, e *tablespace.EditTx, t *Table) ([]frame, error) {
+	for i := range w.coded {
 		f, err := c.place(w, e, t, i)
 		if err != nil {
 			return dst, err
