@@ -53,7 +53,7 @@ type DB struct {
 	mu        sync.RWMutex
 	tables    map[string]*Table // guarded by mu
 	nextTable base.TableID      // guarded by ddl
-	drops     []*Table          // dropped, data not yet removed; guarded by ddl
+	drops     drops
 
 	recoveredPins []uint64 // log segments held until the first checkpoint
 

@@ -35,7 +35,9 @@ func TestNameUsedAgainDuringCheckpoint(t *testing.T) {
 	check(t, db.DropTable(ctx, "t"))
 	tb := mustTable(t, db, "t")
 	inUpdate(t, db, func(tx *Tx) { put(t, tx, tb, "k", "v") })
+	check(t, db.ckpt.mu.lock(ctx))
 	_, err := db.removeDropped(ctx, db.log.End()) // the end of a checkpoint that began before all this
+	db.ckpt.mu.unlock()
 	check(t, err)
 	_, err = db.space.Flush()
 	check(t, err)

@@ -177,7 +177,7 @@ func (db *DB) dropLater(id base.TableID) {
 	}
 	t.Dropped.Store(1)
 	db.nextTable = max(db.nextTable, id)
-	db.drops = append(db.drops, t)
+	db.drops.add(t)
 }
 
 // survey is the first pass.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sakerdb/saker/internal/base"
@@ -136,7 +137,7 @@ func (db *DB) commitDrop(t *Table) error {
 	db.mu.Lock()
 	delete(db.tables, t.Name)
 	db.mu.Unlock()
-	db.drops = append(db.drops, t)
+	db.drops.add(t)
 	db.ckpt.poke()
 	return nil
 }
@@ -162,19 +163,50 @@ func (db *DB) mayChange(ctx context.Context) error {
 	return db.failed()
 }
 
-// droppable reports whether a checkpoint would remove the data of a dropped
-// table. False if a change of the catalog is under way.
-func (db *DB) droppable() bool {
-	if !db.ddl.tryLock() {
-		return false
+// drops are the tables that were dropped and whose data is not removed yet. It has a
+// mutex of its own: changes of the catalog may take long, and space need not wait.
+type drops struct {
+	mu     sync.Mutex
+	tables []*Table
+}
+
+func (d *drops) add(t *Table) {
+	d.mu.Lock()
+	d.tables = append(d.tables, t)
+	d.mu.Unlock()
+}
+
+func (d *drops) remove(t *Table) {
+	d.mu.Lock()
+	d.tables = slices.DeleteFunc(d.tables, func(x *Table) bool { return x == t })
+	d.mu.Unlock()
+}
+
+func (d *drops) len() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.tables)
+}
+
+// removable returns a table whose data may go, nil if there is none.
+func (d *drops) removable(oldest base.CommitTS, pos base.LSN) *Table {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.IndexFunc(d.tables, func(t *Table) bool { return removable(t, oldest, pos) })
+	if i < 0 {
+		return nil
 	}
-	defer db.ddl.unlock()
-	if len(db.drops) == 0 {
+	return d.tables[i]
+}
+
+// droppable reports whether a checkpoint would remove the data of a dropped table, or
+// one is doing so.
+func (db *DB) droppable() bool {
+	if db.drops.len() == 0 {
 		return false
 	}
 	pos, _ := db.m.Published()
-	oldest := db.snaps.Horizon().Oldest()
-	return slices.ContainsFunc(db.drops, func(t *Table) bool { return removable(t, oldest, pos) })
+	return db.drops.removable(db.snaps.Horizon().Oldest(), pos) != nil
 }
 
 // removable reports whether nobody reads the dropped table, or writes it as one may
@@ -185,27 +217,21 @@ func removable(t *Table, oldest base.CommitTS, pos base.LSN) bool {
 }
 
 // removeDropped removes the data of dropped tables that no snapshot reads, and
-// reports whether there was any. Their runs go with the next flush.
+// reports whether there was any. Their runs go with the next flush. REQUIRES:
+// db.ckpt.mu is held.
 func (db *DB) removeDropped(ctx context.Context, pos base.LSN) (removed bool, err error) {
-	if !db.ddl.tryLock() {
-		return false, nil
-	}
-	defer db.ddl.unlock()
 	oldest := db.snaps.Horizon().Oldest()
-	var keep []*Table
-	for i, t := range db.drops {
-		if !removable(t, oldest, pos) {
-			keep = append(keep, t)
-			continue
+	for {
+		t := db.drops.removable(oldest, pos)
+		if t == nil {
+			return removed, nil
 		}
 		if err := db.removeData(ctx, t); err != nil {
-			db.drops = append(keep, db.drops[i:]...)
 			return removed, err
 		}
+		db.drops.remove(t)
 		removed = true
 	}
-	db.drops = keep
-	return removed, nil
 }
 
 // removeData removes the data of a dropped table, and then the mark of the drop.

@@ -20,7 +20,8 @@ import (
 // second time, and a row has one owner.
 
 // stopFS stops an operation on a kind of file, once: it calls the hook, and goes on
-// when the hook returns.
+// when the hook returns. The operations are "read" and "sync", which is of data only:
+// log segments that are prepared in the background have theirs with Sync.
 type stopFS struct {
 	*vfs.MemFS
 	hook atomic.Pointer[stop]
@@ -47,11 +48,11 @@ func (s *stopFS) at(op, name string) {
 // on runs fn at the next such operation, which happens within do.
 func (s *stopFS) on(t *testing.T, op, suffix string, fn, do func()) {
 	t.Helper()
-	ran := false
-	s.hook.Store(&stop{op, suffix, func() { fn(); ran = true }})
+	var ran atomic.Bool
+	s.hook.Store(&stop{op, suffix, func() { fn(); ran.Store(true) }})
 	do()
 	s.hook.Store(nil)
-	if !ran {
+	if !ran.Load() {
 		t.Fatalf("no %s of a %s file happened: nothing was forced", op, suffix)
 	}
 }
@@ -76,11 +77,6 @@ func (s *stopFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.Op
 func (s *stopFS) Open(name string, o ...vfs.OpenOption) (vfs.File, error) {
 	f, err := s.MemFS.Open(name, o...)
 	return s.wrap(f, name, err)
-}
-
-func (f *stopFile) Sync() error {
-	f.fs.at("sync", f.name)
-	return f.File.Sync()
 }
 
 func (f *stopFile) SyncData() error {
