@@ -337,7 +337,8 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		}
 		n = db.space.RunBytes()
 		c.soft = min(c.soft, c.softAt(n)) // it went by what was live before
-		if err := c.rewrite(ctx, db, p.victims, pace{c.gateAt(n, p.live), max(p.copied, c.limit(p.live)-n)}); err != nil {
+		err = c.rewrite(ctx, db, p.victims, pace{c.gateAt(n, p.live), max(p.copied, c.limit(p.live)-n)})
+		if err := c.unreadable.endsPass(err); err != nil {
 			return err
 		}
 		if err := c.unlink(db); err != nil {
@@ -460,7 +461,7 @@ func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, vi
 			}
 			for _, sp := range sv.Stale {
 				err := c.patiently(ctx, db, func() error { return db.cache.DropFrames(ctx, t, sp.Low, sp.High) })
-				if err != nil {
+				if err := c.unreadable.note(ctx, db, err); err != nil {
 					return err
 				}
 			}
@@ -470,7 +471,7 @@ func (c *collector) walk(ctx context.Context, db *DB, sv *recordcache.Survey, vi
 					sv.Dropped += n
 					return err
 				})
-				if err != nil {
+				if err := c.unreadable.note(ctx, db, err); err != nil {
 					return err
 				}
 			}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"testing"
@@ -233,28 +234,57 @@ func TestUnreadableFrameOfSuspect(t *testing.T) {
 }
 
 // A leaf with a frame that cannot be read ended every pass that came to it, and each pass
-// came to it: the space of others was not collected either, as long as it was there.
+// came to it: the space of others was not collected either, as long as it was there. When
+// that was mended, nine such leaves in a row still did, as a bad run has them.
 func TestUnreadableFrameOfVictim(t *testing.T) {
-	db, tb := replacedStore(t)
-	fillGarbage(t, db, tb, 2) // the cheaper victims
-	fillGarbage(t, db, mustTable(t, db, "u"), 6)
-	before := db.space.RunBytes()
-	mend := damageFrame(t, db, tb, "k00000")
-	if ce := (*CorruptionError)(nil); !errors.As(db.CollectSpace(ctx), &ce) {
-		t.Error("nobody is told of the damage")
+	for what, keys := range map[string]int{"one leaf": 1, "all leaves": 2000} {
+		t.Run(what, func(t *testing.T) {
+			db, tb := replacedStore(t)
+			fillGarbage(t, db, tb, 2) // the cheaper victims
+			fillGarbage(t, db, mustTable(t, db, "u"), 6)
+			before := db.space.RunBytes()
+			mend := damageFrames(t, db, tb, keys)
+			if ce := (*CorruptionError)(nil); !errors.As(db.CollectSpace(ctx), &ce) {
+				t.Error("nobody is told of the damage")
+			}
+			left := db.space.RunBytes()
+			mend()
+			check(t, db.CollectSpace(ctx))
+			if n := db.space.RunBytes(); left > before*2/3 || n > before/2 {
+				t.Errorf("%d bytes in runs that were %d, most of it dead and a quarter damaged; %d when that was mended", left, before, n)
+			}
+			inView(t, db, func(tx *Tx) {
+				for i := range 2000 {
+					gets(t, tx, tb, fmt.Sprintf("k%05d", i), string(value(i+1, 100)))
+				}
+			})
+			mustClose(t, db)
+		})
 	}
-	left := db.space.RunBytes()
-	mend()
-	check(t, db.CollectSpace(ctx))
-	if n := db.space.RunBytes(); left > before*2/3 || n > before/2 {
-		t.Errorf("%d bytes in runs that were %d, most of it dead and a quarter damaged; %d when that was mended", left, before, n)
-	}
-	inView(t, db, func(tx *Tx) {
-		for i := range 2000 {
-			gets(t, tx, tb, fmt.Sprintf("k%05d", i), string(value(i+1, 100)))
+}
+
+// damageFrames is damageFrame for every leaf that has one of the first keys.
+func damageFrames(t *testing.T, db *DB, tb *Table, keys int) (mend func()) {
+	t.Helper()
+	var mends []func()
+	for at := []byte("k00000"); at != nil && string(at) < fmt.Sprintf("k%05d", keys); {
+		en, found, _, _, err := db.space.Lookup(tb.ID, at)
+		check(t, err)
+		if !found {
+			t.Fatal("no entry")
 		}
-	})
-	mustClose(t, db)
+		mends = append(mends, damageFrame(t, db, tb, string(at)))
+		at = bytes.Clone(en.High)
+		db.space.ReleaseEntry(&en)
+	}
+	if keys > 1 && len(mends) <= maxUnreadable {
+		t.Fatal(len(mends), "leaves")
+	}
+	return func() {
+		for _, mend := range mends {
+			mend()
+		}
+	}
 }
 
 // Rows that a transaction had rolled back to a savepoint, when they had left memory
