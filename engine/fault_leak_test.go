@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -311,4 +312,105 @@ func TestSweepOutlastsFailedReads(t *testing.T) {
 	}
 	checkEmpty(t, db)
 	check(t, db.Close())
+}
+
+// sweepStore is a store whose runs cannot be read in part, once f is armed, and n
+// transactions with several runs each, to be rolled back.
+func sweepStore(t *testing.T, f *faults, n int) (*DB, []*Tx) {
+	t.Helper()
+	f.kind, f.err = errorfs.OpIsRead, errInjected
+	db := mustOpen(t, faultOptions(errorfs.Wrap(newCrashFS(t), f)))
+	tb := mustTable(t, db, "t")
+	var txs []*Tx
+	for x := range n {
+		tx := mustBegin(t, db, TxOptions{})
+		for i := range 1000 {
+			put(t, tx, tb, fmt.Sprintf("%d/k%05d", x, i*7919%10007), string(value(i, 300)))
+		}
+		evictAll(t, db)
+		txs = append(txs, tx)
+	}
+	_, err := db.space.Flush()
+	check(t, err)
+	return db, txs
+}
+
+// While one run of a large transaction that was rolled back could not be read, each try
+// of the sweeper read all of its runs anew, and none of them was unlinked.
+func TestSweepGoesOn(t *testing.T) {
+	var bad string
+	var others atomic.Int64
+	f := &faults{}
+	f.skip = func(op errorfs.Op) bool {
+		if strings.HasSuffix(op.Path, ".run") && !strings.HasSuffix(op.Path, bad) {
+			others.Add(1)
+		}
+		return !strings.HasSuffix(op.Path, bad)
+	}
+	db, txs := sweepStore(t, f, 1)
+	infos := db.space.RunInfos(nil)
+	if len(infos) < 4 {
+		t.Fatal(len(infos), "runs")
+	}
+	bad = fmt.Sprintf("%016x.run", uint64(infos[1].Run))
+	f.arm(0)
+	rollback(t, txs[0])
+	eventually(t, "a second try", func() bool { return f.failed.Load() >= 2 })
+	read := others.Load()
+	eventually(t, "some tries", func() bool { return f.failed.Load() >= 5 })
+	if n := others.Load(); read == 0 || n != read {
+		t.Errorf("%d reads of other runs for the first try, %d for the next", read, n-read)
+	}
+	left := 0
+	for _, r := range db.space.RunInfos(nil) {
+		if r.Bytes > 0 {
+			left++
+		}
+	}
+	if left != 1 {
+		t.Errorf("%d of %d runs are left, one cannot be read", left, len(infos))
+	}
+	f.armed.Store(false)
+	check(t, db.DropTable(ctx, "t"))
+	checkEmpty(t, db)
+	mustClose(t, db)
+}
+
+// Close came while the sweeper tried rollbacks again that it could not read: it waited
+// until each run of each had been asked for.
+func TestCloseBesideSweep(t *testing.T) {
+	in, out := make(chan struct{}), make(chan struct{})
+	var blocks atomic.Bool
+	f := &faults{}
+	f.skip = func(op errorfs.Op) bool {
+		run := strings.HasSuffix(op.Path, ".run")
+		if run && blocks.CompareAndSwap(true, false) {
+			close(in)
+			<-out
+		}
+		return !run
+	}
+	db, txs := sweepStore(t, f, 4)
+	f.arm(0)
+	for _, tx := range txs {
+		rollback(t, tx)
+	}
+	eventually(t, "some tries", func() bool { return f.failed.Load() >= 50 })
+	blocks.Store(true)
+	<-in
+	closed := make(chan error)
+	go func() { closed <- db.Close() }()
+	eventually(t, "Close", func() bool {
+		tx, err := db.m.Begin(ctx, TxOptions{ReadOnly: true})
+		if err == nil {
+			check(t, tx.Rollback())
+		}
+		return errors.Is(err, ErrClosed)
+	})
+	before := f.failed.Load()
+	close(out)
+	check(t, <-closed)
+	if n := f.failed.Load() - before; n > 2 { // the one that was stopped, of the index or of a frame
+		t.Errorf("%d reads were tried after Close had begun", n)
+	}
 }
