@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,6 +16,14 @@ type checkpointer struct {
 	kick chan struct{}
 	stop chan struct{}
 	done sync.WaitGroup
+
+	failures atomic.Pointer[failedInARow] // nil if the last one succeeded
+}
+
+// failedInARow says how often checkpoints failed, one after the other, and why the last did.
+type failedInARow struct {
+	n   int
+	err error
 }
 
 func (c *checkpointer) start(db *DB) {
@@ -80,10 +90,38 @@ func (c *checkpointer) run(ctx context.Context, db *DB) error {
 	}
 	start := time.Now()
 	err := c.checkpoint(ctx, db)
+	c.count(ctx, err)
 	c.mu.unlock()
 	db.collect.checkpointed(db)
 	db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
 	return err
+}
+
+// count notes what became of a checkpoint. REQUIRES: c.mu is held.
+func (c *checkpointer) count(ctx context.Context, err error) {
+	switch {
+	case err == nil:
+		c.failures.Store(nil)
+	case ctx.Err() == nil: // else it is its caller's affair
+		f := &failedInARow{n: 1, err: err}
+		if last := c.failures.Load(); last != nil {
+			f.n += last.n
+		}
+		c.failures.Store(f)
+	}
+}
+
+// maxFailures is how many checkpoints may fail, one after the other, before whoever
+// waits for one is told why.
+const maxFailures = 8
+
+// stuck returns nil, or why no checkpoint succeeds: a row that must be written cannot be
+// read, say. They are tried again all the same.
+func (c *checkpointer) stuck() error {
+	if f := c.failures.Load(); f != nil && f.n >= maxFailures {
+		return fmt.Errorf("saker: the log is full, and %d checkpoints have failed: %w", f.n, f.err)
+	}
+	return nil
 }
 
 // checkpoint makes a checkpoint. The position is taken first, what it relies on is

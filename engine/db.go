@@ -159,7 +159,7 @@ func (db *DB) start() error {
 		Arena: db.arena, Space: db.space, Log: db.log, Backlog: db.temps, Cache: db.cache, Reg: db.reg, Scav: db.scav,
 		Incarnation: db.incarnation, ChillThreshold: db.o.ChillThreshold, NoSync: db.o.NoSync, ReadOnly: db.o.ReadOnly,
 		LockTimeout: db.o.LockTimeout, DebugTransactions: db.o.DebugTransactions,
-		LogLimit: db.o.LogLimit, ClockGap: db.o.clockGap, Behind: db.ckpt.poke, Failure: db.failed, Crowded: db.crowded,
+		LogLimit: db.o.LogLimit, ClockGap: db.o.clockGap, Behind: db.ckpt.poke, Stuck: db.ckpt.stuck, Failure: db.failed, Crowded: db.crowded,
 	}, db.snaps, last, pos)
 	m.Store(db.m)
 	db.m.HoldSegments(pos, db.recoveredPins)

@@ -196,3 +196,48 @@ func TestDiskFull(t *testing.T) {
 		return d.hit.Load()
 	})
 }
+
+// Rows that a transaction had committed in the log could not be read back: no checkpoint
+// succeeded, and when the log was full new writers waited for one, for ever. They are
+// told why, until the disk reads again.
+func TestWaitForCheckpointThatFails(t *testing.T) {
+	f := &faults{kind: errorfs.OpIsRead, err: errInjected, skip: func(op errorfs.Op) bool {
+		return op.Kind != errorfs.OpFileReadAt || !strings.HasSuffix(op.Path, ".seg")
+	}}
+	o := faultOptions(errorfs.Wrap(newCrashFS(t), f))
+	o.ChillThreshold = 1 << 30 // all are small: chilled, they stay in the log
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	tx := mustBegin(t, db, TxOptions{})
+	fillRows(t, tx, tb, 0, 200, 1000)
+	chillAll(t, db)
+	if db.Metrics().ChilledRecords == 0 {
+		t.Fatal("nothing was chilled")
+	}
+	check(t, db.Sync())
+	f.arm(0)
+	commit(t, tx)
+	var err error
+	within(t, func() string { return f.where() }, func() {
+		for i := 0; err == nil; i++ {
+			err = db.Update(ctx, func(tx *Tx) error { return tx.Put(tb, []byte("k"), value(i, 4000)) })
+		}
+	})
+	wantErr(t, "a write when the log is full", err, errInjected)
+	check(t, db.failed())
+	f.armed.Store(false)
+	eventually(t, "a write", func() bool {
+		err := db.Update(ctx, func(tx *Tx) error { return tx.Put(tb, []byte("k"), []byte("last")) })
+		if err != nil {
+			wantErr(t, "until a checkpoint succeeds", err, errInjected)
+		}
+		return err == nil
+	})
+	inView(t, db, func(tx *Tx) {
+		gets(t, tx, tb, "k", "last")
+		if n := len(all(t, tx, tb)); n != 201 {
+			t.Errorf("%d rows", n)
+		}
+	})
+	mustClose(t, db)
+}

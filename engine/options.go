@@ -27,7 +27,8 @@ type Options struct {
 	// for pressure. Default 5 MiB.
 	ChillThreshold int64
 	// LogLimit is how many bytes the serial log may grow beyond the last
-	// checkpoint before new writers wait. Default 256 MiB, least 1 MiB.
+	// checkpoint before new writers wait, or get the error of the checkpoints if one
+	// after the other fails. Default 256 MiB, least 1 MiB.
 	LogLimit int64
 	// LogSegmentSize is the size of log segments for a new store; default
 	// 16 MiB, 64 KiB to 1 GiB.

@@ -47,6 +47,9 @@ type Config struct {
 	ReadSpans int
 	// Behind is told that the log has grown; it must not block.
 	Behind func()
+	// Stuck returns nil, or why the log cannot be let go: first writes get that instead
+	// of waiting for it.
+	Stuck func() error
 	// Crowded returns nil, or what a first write has to wait for: superseded rows
 	// take more space than they should.
 	Crowded func() <-chan struct{}
@@ -331,6 +334,9 @@ func (m *Manager) admit(ctx context.Context) error {
 		m.Behind()
 		if m.Owed() <= m.LogLimit {
 			break
+		}
+		if err := m.Stuck(); err != nil {
+			return err
 		}
 		if err := m.pause(ctx, ch); err != nil {
 			return err
