@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sakerdb/saker/internal/base"
 )
 
 // checkpointer writes committed rows from memory to runs, so that the log can be
@@ -17,13 +19,14 @@ type checkpointer struct {
 	stop chan struct{}
 	done sync.WaitGroup
 
-	failures atomic.Pointer[failedInARow] // nil if the last one succeeded
+	failed atomic.Pointer[failed]
 }
 
-// failedInARow says how often checkpoints failed, one after the other, and why the last did.
-type failedInARow struct {
-	n   int
-	err error
+// failed says how many checkpoints have failed, how many of them one after the other up
+// to now, and why the last did.
+type failed struct {
+	all, row int
+	err      error
 }
 
 func (c *checkpointer) start(db *DB) {
@@ -89,8 +92,11 @@ func (c *checkpointer) run(ctx context.Context, db *DB) error {
 		return err
 	}
 	start := time.Now()
-	err := c.checkpoint(ctx, db)
+	pos, err := c.checkpoint(ctx, db)
 	c.count(ctx, err)
+	if err == nil {
+		err = db.tidy(ctx, pos)
+	}
 	c.mu.unlock()
 	db.collect.checkpointed(db)
 	db.checkpointed(CheckpointInfo{Duration: time.Since(start), Err: err})
@@ -99,37 +105,43 @@ func (c *checkpointer) run(ctx context.Context, db *DB) error {
 
 // count notes what became of a checkpoint. REQUIRES: c.mu is held.
 func (c *checkpointer) count(ctx context.Context, err error) {
+	f := failed{}
+	if last := c.failed.Load(); last != nil {
+		f = *last
+	}
 	switch {
 	case err == nil:
-		c.failures.Store(nil)
+		f.row, f.err = 0, nil
 	case ctx.Err() == nil: // else it is its caller's affair
-		f := &failedInARow{n: 1, err: err}
-		if last := c.failures.Load(); last != nil {
-			f.n += last.n
-		}
-		c.failures.Store(f)
+		f.row, f.all, f.err = f.row+1, f.all+1, err
 	}
+	c.failed.Store(&f)
 }
 
 // maxFailures is how many checkpoints may fail, one after the other, before whoever
 // waits for one is told why.
 const maxFailures = 8
 
-// stuck returns nil, or why no checkpoint succeeds: a row that must be written cannot be
-// read, say. They are tried again all the same.
-func (c *checkpointer) stuck() error {
-	if f := c.failures.Load(); f != nil && f.n >= maxFailures {
-		return fmt.Errorf("saker: the log is full, and %d checkpoints have failed: %w", f.n, f.err)
+// stuck returns how many checkpoints have failed, and nil, or why none succeeds now: a
+// row that must be written cannot be read, say. They are tried again all the same.
+func (c *checkpointer) stuck() (n int, err error) {
+	f := c.failed.Load()
+	if f == nil {
+		return 0, nil
 	}
-	return nil
+	if f.row >= maxFailures {
+		err = fmt.Errorf("saker: the log is full, and %d checkpoints have failed: %w", f.row, f.err)
+	}
+	return f.all, err
 }
 
-// checkpoint makes a checkpoint. The position is taken first, what it relies on is
-// captured afterwards (L6); it is an edit behind those that it vouches for, and
-// the log is let go only when the map is flushed with it. REQUIRES: c.mu is held.
-func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
+// checkpoint makes a checkpoint, up to a position in the log. The position is taken
+// first, what it relies on is captured afterwards (L6); it is an edit behind those that it
+// vouches for, and the log is let go only when the map is flushed with it. REQUIRES: c.mu
+// is held.
+func (c *checkpointer) checkpoint(ctx context.Context, db *DB) (base.LSN, error) {
 	if err := db.failed(); err != nil {
-		return err
+		return 0, err
 	}
 	pos, clock := db.m.Published()
 	retired := db.m.TakeRetired()
@@ -137,11 +149,11 @@ func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	db.collect.beside.Store(0)
 	if err := db.cache.CheckpointLeaves(ctx, db.snaps.Horizon, db.pokeCollector); err != nil {
 		db.m.ReturnRetired(retired)
-		return err
+		return 0, err
 	}
 	if err := db.space.ReserveEdits(ctx, 1); err != nil {
 		db.m.ReturnRetired(retired)
-		return err
+		return 0, err
 	}
 	e := db.space.BeginEdit()
 	e.SetCheckpoint(pos, clock)
@@ -150,7 +162,7 @@ func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	db.temps.SealFull()
 	if _, err := db.space.Flush(); err != nil {
 		db.m.ReturnRetired(retired)
-		return errors.Join(db.failed(), err)
+		return 0, errors.Join(db.failed(), err)
 	}
 	db.cache.SetCheckpoint(clock)
 	db.log.Checkpointed(pos)
@@ -158,6 +170,12 @@ func (c *checkpointer) checkpoint(ctx context.Context, db *DB) error {
 	db.m.Forget(retired)
 	db.m.Relaxed()
 	db.pokeCollector()
+	return pos, nil
+}
+
+// tidy removes what nobody needs any more behind a checkpoint up to pos. REQUIRES:
+// db.ckpt.mu is held.
+func (db *DB) tidy(ctx context.Context, pos base.LSN) error {
 	if err := db.forgetOwners(ctx); err != nil {
 		return err
 	}

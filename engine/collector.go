@@ -320,7 +320,8 @@ func (c *collector) run(ctx context.Context, db *DB) (err error) {
 		gate := c.gateAt(n, live)
 		c.setGate(db, max(c.soft, gate))
 		if db.cache.ManyOutcomes() > 0 {
-			if err := db.ckpt.run(ctx, db); err != nil { // which forgets those that nothing names
+			// Which forgets those that nothing names.
+			if err := c.unreadable.note(ctx, db, db.ckpt.run(ctx, db)); err != nil {
 				return err
 			}
 		}
@@ -429,7 +430,7 @@ func (c *collector) survey(ctx context.Context, db *DB, p pace, mayCheckpoint bo
 		return sv, err
 	}
 	if sv.Held > sv.Rows/16 || db.droppable() {
-		if err := db.ckpt.run(ctx, db); err != nil {
+		if err := c.unreadable.note(ctx, db, db.ckpt.run(ctx, db)); err != nil {
 			return nil, err
 		}
 	} else if sv.Dropped == 0 {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -197,17 +198,18 @@ func TestDiskFull(t *testing.T) {
 	})
 }
 
-// Rows that a transaction had committed in the log could not be read back: no checkpoint
-// succeeded, and when the log was full new writers waited for one, for ever. They are
-// told why, until the disk reads again.
-func TestWaitForCheckpointThatFails(t *testing.T) {
-	f := &faults{kind: errorfs.OpIsRead, err: errInjected, skip: func(op errorfs.Op) bool {
+// unreadableLog is a store with 200 committed rows in the log, which cannot be read back
+// while f is armed: no checkpoint succeeds then.
+func unreadableLog(t *testing.T, before func(db *DB)) (db *DB, tb *Table, f *faults) {
+	t.Helper()
+	f = &faults{kind: errorfs.OpIsRead, err: errInjected, skip: func(op errorfs.Op) bool {
 		return op.Kind != errorfs.OpFileReadAt || !strings.HasSuffix(op.Path, ".seg")
 	}}
 	o := faultOptions(errorfs.Wrap(newCrashFS(t), f))
 	o.ChillThreshold = 1 << 30 // all are small: chilled, they stay in the log
-	db := mustOpen(t, o)
-	tb := mustTable(t, db, "t")
+	db = mustOpen(t, o)
+	tb = mustTable(t, db, "t")
+	before(db)
 	tx := mustBegin(t, db, TxOptions{})
 	fillRows(t, tx, tb, 0, 200, 1000)
 	chillAll(t, db)
@@ -217,6 +219,14 @@ func TestWaitForCheckpointThatFails(t *testing.T) {
 	check(t, db.Sync())
 	f.arm(0)
 	commit(t, tx)
+	return db, tb, f
+}
+
+// Rows that a transaction had committed in the log could not be read back: no checkpoint
+// succeeded, and when the log was full new writers waited for one, for ever. They are
+// told why, until the disk reads again.
+func TestWaitForCheckpointThatFails(t *testing.T) {
+	db, tb, f := unreadableLog(t, func(*DB) {})
 	var err error
 	within(t, func() string { return f.where() }, func() {
 		for i := 0; err == nil; i++ {
@@ -239,5 +249,93 @@ func TestWaitForCheckpointThatFails(t *testing.T) {
 			t.Errorf("%d rows", n)
 		}
 	})
+	mustClose(t, db)
+}
+
+// Checkpoints failed for a while, when the log had room. Who comes when it is full, and
+// the disk reads again, waits for the next one, as ever.
+func TestFailedCheckpointsOfOld(t *testing.T) {
+	db, tb, f := unreadableLog(t, func(*DB) {})
+	for range 2 * maxFailures {
+		wantErr(t, "checkpoint", db.Checkpoint(ctx), errInjected)
+	}
+	check(t, db.ckpt.mu.lock(ctx)) // the next one is under way
+	f.armed.Store(false)
+	inUpdate(t, db, func(tx *Tx) { fillRows(t, tx, tb, 1000, 2000, 1500) })
+	if owed := db.m.Owed(); owed <= db.o.LogLimit {
+		t.Fatalf("the log owes %d bytes", owed)
+	}
+	done := make(chan error)
+	go func() { done <- db.Update(ctx, func(tx *Tx) error { return tx.Put(tb, []byte("k"), []byte("1")) }) }()
+	for range 100 { // it looks again and again
+		db.m.Relaxed()
+		time.Sleep(time.Millisecond)
+	}
+	db.ckpt.mu.unlock()
+	check(t, <-done)
+	mustClose(t, db)
+}
+
+// A checkpoint that a pass of the collector wanted failed, and each pass ended for it:
+// the space of others was not collected either.
+func TestCollectDespiteFailedCheckpoint(t *testing.T) {
+	db, _, f := unreadableLog(t, func(db *DB) {
+		db.collect.least = 1
+		check(t, db.collect.mu.lock(ctx)) // no pass but the test's
+		fillGarbage(t, db, mustTable(t, db, "u"), 6)
+		mustTable(t, db, "gone")
+	})
+	check(t, db.DropTable(ctx, "gone"))
+	before := db.space.RunBytes()
+	db.collect.mu.unlock()
+	wantErr(t, "CollectSpace", db.CollectSpace(ctx), errInjected)
+	if n := db.space.RunBytes(); n > before/2 {
+		t.Errorf("%d bytes in runs that were %d, most of it dead", n, before)
+	}
+	f.armed.Store(false)
+	mustClose(t, db)
+}
+
+// A checkpoint has let the log go, and then cannot remove what a dropped table had: it
+// counts for who waits for the log. What others had is removed.
+func TestDroppedTableThatCannotBeRemoved(t *testing.T) {
+	var fails atomic.Int64
+	f := &faults{kind: errorfs.OpIsRead, err: errInjected, skip: func(op errorfs.Op) bool {
+		return !strings.Contains(op.Path, "space/map/") || !strings.HasSuffix(op.Path, ".sst") || fails.Add(-1) < 0
+	}}
+	o := faultOptions(errorfs.Wrap(newCrashFS(t), f))
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range 1500 {
+			check(t, tx.Put(tb, fmt.Appendf(value(0, 2000), "%06d", i), value(i, 900))) // fences that fill the map
+		}
+	})
+	evictAll(t, db)
+	db = reopen(t, db, o)
+	release := db.space.HoldCompactions()
+	f.arm(0)
+	fails.Store(1 << 30)
+	check(t, db.DropTable(ctx, "t"))
+	for range maxFailures {
+		wantErr(t, "checkpoint", db.Checkpoint(ctx), errInjected)
+	}
+	if _, err := db.ckpt.stuck(); err != nil {
+		t.Error(err)
+	}
+	mustTable(t, db, "other")
+	check(t, db.DropTable(ctx, "other"))
+	check(t, db.ckpt.mu.lock(ctx))
+	fails.Store(1)
+	removed, err := db.removeDropped(ctx, db.log.End())
+	db.ckpt.mu.unlock()
+	if n := db.drops.len(); !removed || n != 1 || !errors.Is(err, errInjected) {
+		t.Errorf("removed %v, %d tables are left: %v", removed, n, err)
+	}
+	release()
+	check(t, db.Checkpoint(ctx))
+	if n := db.drops.len(); n != 0 {
+		t.Errorf("%d tables to remove when the disk reads", n)
+	}
 	mustClose(t, db)
 }

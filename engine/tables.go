@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -188,15 +189,16 @@ func (d *drops) len() int {
 	return len(d.tables)
 }
 
-// removable returns a table whose data may go, nil if there is none.
-func (d *drops) removable(oldest base.CommitTS, pos base.LSN) *Table {
+// removable returns the tables whose data may go.
+func (d *drops) removable(oldest base.CommitTS, pos base.LSN) (list []*Table) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	i := slices.IndexFunc(d.tables, func(t *Table) bool { return removable(t, oldest, pos) })
-	if i < 0 {
-		return nil
+	for _, t := range d.tables {
+		if removable(t, oldest, pos) {
+			list = append(list, t)
+		}
 	}
-	return d.tables[i]
+	return list
 }
 
 // droppable reports whether a checkpoint would remove the data of a dropped table, or
@@ -206,7 +208,7 @@ func (db *DB) droppable() bool {
 		return false
 	}
 	pos, _ := db.m.Published()
-	return db.drops.removable(db.snaps.Horizon().Oldest(), pos) != nil
+	return len(db.drops.removable(db.snaps.Horizon().Oldest(), pos)) > 0
 }
 
 // removable reports whether nobody reads the dropped table, or writes it as one may
@@ -217,21 +219,18 @@ func removable(t *Table, oldest base.CommitTS, pos base.LSN) bool {
 }
 
 // removeDropped removes the data of dropped tables that no snapshot reads, and
-// reports whether there was any. Their runs go with the next flush. REQUIRES:
-// db.ckpt.mu is held.
+// reports whether there was any. Their runs go with the next flush. A table that cannot
+// be removed is in no other's way. REQUIRES: db.ckpt.mu is held.
 func (db *DB) removeDropped(ctx context.Context, pos base.LSN) (removed bool, err error) {
-	oldest := db.snaps.Horizon().Oldest()
-	for {
-		t := db.drops.removable(oldest, pos)
-		if t == nil {
-			return removed, nil
-		}
-		if err := db.removeData(ctx, t); err != nil {
-			return removed, err
+	for _, t := range db.drops.removable(db.snaps.Horizon().Oldest(), pos) {
+		if e := db.removeData(ctx, t); e != nil {
+			err = errors.Join(err, e)
+			continue
 		}
 		db.drops.remove(t)
 		removed = true
 	}
+	return removed, err
 }
 
 // removeData removes the data of a dropped table, and then the mark of the drop.

@@ -24,7 +24,7 @@ type unreadable struct {
 // is not asked for everything.
 const maxUnreadable = 8
 
-// note takes what became of one leaf, and returns why the pass must end, or nil.
+// note takes what became of one leaf, or of a checkpoint, and returns why the pass must end, or nil.
 func (u *unreadable) note(ctx context.Context, db *DB, err error) error {
 	if err == nil || ctx.Err() != nil || db.failed() != nil || errors.Is(err, ErrRecordMemory) || errors.Is(err, ErrClosed) {
 		return err

@@ -1,6 +1,7 @@
 package txn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,9 +48,9 @@ type Config struct {
 	ReadSpans int
 	// Behind is told that the log has grown; it must not block.
 	Behind func()
-	// Stuck returns nil, or why the log cannot be let go: first writes get that instead
-	// of waiting for it.
-	Stuck func() error
+	// Stuck returns how often the log could not be let go, and nil, or why it cannot now:
+	// a first write that has waited in vain gets that.
+	Stuck func() (failed int, err error)
 	// Crowded returns nil, or what a first write has to wait for: superseded rows
 	// take more space than they should.
 	Crowded func() <-chan struct{}
@@ -327,6 +328,7 @@ func (m *Manager) Owed() int64 {
 
 // admit delays a transaction's first write while the log is over its limit (L9).
 func (m *Manager) admit(ctx context.Context) error {
+	failed, _ := m.Stuck()
 	for m.Owed() > m.LogLimit {
 		m.mu.Lock()
 		ch := m.relaxed
@@ -335,11 +337,12 @@ func (m *Manager) admit(ctx context.Context) error {
 		if m.Owed() <= m.LogLimit {
 			break
 		}
-		if err := m.Stuck(); err != nil {
-			return err
-		}
 		if err := m.pause(ctx, ch); err != nil {
 			return err
+		}
+		// One that failed may have been at work before; the one after it was not.
+		if n, err := m.Stuck(); err != nil && n > failed+1 && m.Owed() > m.LogLimit {
+			return cmp.Or(m.Failure(), ctx.Err(), err)
 		}
 	}
 	if m.Owed() > m.LogLimit/2 {
