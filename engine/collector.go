@@ -526,7 +526,8 @@ func (c *collector) giveWay(ctx context.Context, db *DB) error {
 
 // CollectSpace gives back what superseded and deleted rows take on disk, as far as
 // no snapshot reads them. It happens by itself as the store grows; this is for
-// whoever wants it now. A checkpoint beforehand makes deletions count.
+// whoever wants it now. A checkpoint beforehand makes deletions count. What cannot be
+// read stays; the first error of that is returned when all else is done.
 func (db *DB) CollectSpace(ctx context.Context) error {
 	ctx, leave, err := db.gate.enter(ctx)
 	if err != nil {

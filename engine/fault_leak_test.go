@@ -294,17 +294,10 @@ func TestFailedReadsHoldNothing(t *testing.T) {
 // gave up: the transaction stayed known to be aborted, and what its leaves listed of it
 // stayed charged, until the store was opened again. It tries until it can.
 func TestSweepOutlastsFailedReads(t *testing.T) {
-	f := &faults{kind: errorfs.OpIsRead, err: errInjected, skip: func(op errorfs.Op) bool { return !strings.HasSuffix(op.Path, ".run") }}
-	o := faultOptions(errorfs.Wrap(newCrashFS(t), f))
-	db := mustOpen(t, o)
-	tb := mustTable(t, db, "t")
-	tx := mustBegin(t, db, TxOptions{})
-	for i := range 3000 {
-		put(t, tx, tb, fmt.Sprintf("k%05d", i*7919%10007), string(value(i, 300)))
-	}
-	evictAll(t, db)
+	f := &faults{skip: func(op errorfs.Op) bool { return !strings.HasSuffix(op.Path, ".run") }}
+	db, txs := sweepStore(t, f, 1)
 	f.arm(0)
-	rollback(t, tx)
+	rollback(t, txs[0])
 	eventually(t, "some tries", func() bool { return f.failed.Load() >= 6 })
 	f.armed.Store(false)
 	for _, name := range db.Tables() {

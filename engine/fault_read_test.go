@@ -301,18 +301,9 @@ func TestCollectDespiteFailedCheckpoint(t *testing.T) {
 func TestDroppedTableThatCannotBeRemoved(t *testing.T) {
 	var fails atomic.Int64
 	f := &faults{kind: errorfs.OpIsRead, err: errInjected, skip: func(op errorfs.Op) bool {
-		return !strings.Contains(op.Path, "space/map/") || !strings.HasSuffix(op.Path, ".sst") || fails.Add(-1) < 0
+		return !ofMapTable(op) || fails.Add(-1) < 0
 	}}
-	o := faultOptions(errorfs.Wrap(newCrashFS(t), f))
-	db := mustOpen(t, o)
-	tb := mustTable(t, db, "t")
-	inUpdate(t, db, func(tx *Tx) {
-		for i := range 1500 {
-			check(t, tx.Put(tb, fmt.Appendf(value(0, 2000), "%06d", i), value(i, 900))) // fences that fill the map
-		}
-	})
-	evictAll(t, db)
-	db = reopen(t, db, o)
+	db := largeMap(t, faultOptions(errorfs.Wrap(newCrashFS(t), f)), 1500)
 	release := db.space.HoldCompactions()
 	f.arm(0)
 	fails.Store(1 << 30)

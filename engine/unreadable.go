@@ -9,8 +9,8 @@ import (
 )
 
 // unreadable is what a pass of the collector met of leaves that it could not rewrite,
-// since a frame of theirs cannot be read. They keep their runs; those of others go.
-// Whoever asked for the pass is told.
+// since a frame of theirs cannot be read, and of checkpoints that failed. Such leaves
+// keep their runs; those of others go. Whoever asked for the pass is told.
 type unreadable struct {
 	err   error // the first
 	row   int   // leaves one after the other, of a batch
@@ -24,7 +24,8 @@ type unreadable struct {
 // is not asked for everything.
 const maxUnreadable = 8
 
-// note takes what became of one leaf, or of a checkpoint, and returns why the pass must end, or nil.
+// note takes what became of one leaf, or of a checkpoint, and returns why the pass must
+// end, or nil.
 func (u *unreadable) note(ctx context.Context, db *DB, err error) error {
 	if err == nil || ctx.Err() != nil || db.failed() != nil || errors.Is(err, ErrRecordMemory) || errors.Is(err, ErrClosed) {
 		return err

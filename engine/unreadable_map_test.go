@@ -9,6 +9,29 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
+// ofMapTable reports whether an operation is on a table of the leaf map.
+func ofMapTable(op errorfs.Op) bool {
+	return strings.Contains(op.Path, "space/map/") && strings.HasSuffix(op.Path, ".sst")
+}
+
+// longKey makes fences that fill the map.
+func longKey(i int) []byte { return fmt.Appendf(value(0, 2000), "%06d", i) }
+
+// largeMap opens a store with rows under long keys in table t, none of which, and little
+// of whose map, is in memory.
+func largeMap(t *testing.T, o *Options, rows int) *DB {
+	t.Helper()
+	db := mustOpen(t, o)
+	tb := mustTable(t, db, "t")
+	inUpdate(t, db, func(tx *Tx) {
+		for i := range rows {
+			check(t, tx.Put(tb, longKey(i), value(i, 900)))
+		}
+	})
+	evictAll(t, db)
+	return reopen(t, db, o)
+}
+
 // The tables of the leaf map cannot be read, and that does not pass: whoever needs
 // one gets the error, and so does whoever asks again: nobody tries for ever.
 // Nothing is poisoned, what needs no map goes on, and once the disk reads again
@@ -16,21 +39,11 @@ import (
 func TestUnreadableLeafMap(t *testing.T) {
 	const rows = 1500
 	mem := newCrashFS(t)
-	f := &faults{kind: errorfs.OpIsRead, err: errInjected, skip: func(op errorfs.Op) bool {
-		return !strings.Contains(op.Path, "space/map/") || !strings.HasSuffix(op.Path, ".sst")
-	}}
+	f := &faults{kind: errorfs.OpIsRead, err: errInjected, skip: func(op errorfs.Op) bool { return !ofMapTable(op) }}
 	o := faultOptions(errorfs.Wrap(mem, f))
-	db := mustOpen(t, o)
+	key := longKey
+	db := largeMap(t, o, rows)
 	tb := mustTable(t, db, "t")
-	key := func(i int) []byte { return fmt.Appendf(value(0, 2000), "%06d", i) } // fences that fill the map
-	inUpdate(t, db, func(tx *Tx) {
-		for i := range rows {
-			check(t, tx.Put(tb, key(i), value(i, 900)))
-		}
-	})
-	evictAll(t, db)
-	db = reopen(t, db, o)
-	tb = mustTable(t, db, "t")
 	other := mustTable(t, db, "other")
 	inUpdate(t, db, func(tx *Tx) { put(t, tx, other, "here", "in memory") })
 

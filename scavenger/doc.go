@@ -32,6 +32,8 @@
 //   - M6: any transaction's rows may be taken, waiting or idle ones included.
 //   - The flag rises at one place and falls at one place, whatever ended the
 //     episode (hysteresis between the two marks).
+//   - A leaf whose chilled rows cannot be read back is passed over: the room is found
+//     elsewhere, or ErrRecordMemory says what could not be read.
 //   - A merge that fails or finds the leaf changed leaves everything as it was.
 //
 // Concurrency: one goroutine for episodes, one for merges, ended by Close.

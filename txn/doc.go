@@ -24,6 +24,8 @@
 //     the runs that hold frames of it, are on stable storage.
 //   - L2: order of commit records = of timestamps = of publication, NoSync
 //     included. An outcome is set before the clock advances, waiters wake after.
+//   - What a rollback leaves is swept until that is done, however often a read fails,
+//     or until Close: recovery does the rest. Nobody sees it meanwhile.
 //   - L7: an outcome stays in the registry while a resident version or an edit
 //     under way may need it: until its versions are stamped, or until a checkpoint
 //     has visited every leaf. Record numbers are handed out below a durable ceiling,

@@ -326,7 +326,8 @@ func (m *Manager) Owed() int64 {
 	return since - m.Log.BytesSince(pos)
 }
 
-// admit delays a transaction's first write while the log is over its limit (L9).
+// admit delays a transaction's first write while the log is over its limit (L9), and
+// refuses it if it has waited for checkpoints that fail.
 func (m *Manager) admit(ctx context.Context) error {
 	failed, _ := m.Stuck()
 	for m.Owed() > m.LogLimit {
